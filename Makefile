@@ -1,0 +1,79 @@
+# make help lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO        ?= go
+TOOLS     := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
+LINTTOOLS := $(GO) tool -modfile=$(CURDIR)/internal/tools/lint/go.mod
+UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/...
+FUZZTIME  ?= 30s
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# What a binary is made of. The generated sources under build/ are left out.
+SOURCES := $(shell find . -path ./build -prune -o -path ./internal/tools -prune -o -name '*.go' ! -name '*_test.go' -print) go.mod go.sum
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what the machine lacks (apt)
+	@scripts/setup.sh
+
+.PHONY: build
+build: bin/otelcol-telemark bin/telemark ## build the collector and the command line
+
+.PHONY: gateway
+gateway: bin/otelcol-stock ## build the stock gateway that tests and demo use
+
+bin/otelcol-telemark: builder-config.yaml $(SOURCES)
+	@echo "building $@ (the first time takes some minutes)"
+	@scripts/ocb.sh builder-config.yaml $@
+
+bin/otelcol-stock: test/e2e/gateway-builder.yaml
+	@echo "building $@"
+	@scripts/ocb.sh test/e2e/gateway-builder.yaml $@
+
+bin/telemark: $(SOURCES)
+	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/telemark
+
+.PHONY: generate
+generate: ## run the code generators
+	@$(GO) generate ./...
+
+.PHONY: check
+check: setup ## generators, formatting, vet, linters, unit tests with the race detector
+	@scripts/generated.sh
+	@out=$$($(LINTTOOLS) gofumpt -l $$(git ls-files '*.go' | grep -v '/generated_')); \
+	  if [ -n "$$out" ]; then echo "not formatted (run 'make fmt'):"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(LINTTOOLS) golangci-lint run ./...
+	CGO_ENABLED=1 $(GO) test -race $(UNIT)
+
+.PHONY: fmt
+fmt: ## format the sources
+	@$(LINTTOOLS) gofumpt -w $$(git ls-files '*.go' | grep -v '/generated_')
+
+.PHONY: test
+test: setup build gateway ## set up and run all tests, those with real processes too
+	@for f in configs/*.yaml; do scripts/validate-config.sh $$f || exit 1; done
+	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
+
+.PHONY: demo
+demo: setup build gateway ## two agents, a stock gateway, a collector, and attacks (KEEP=1 leaves it running)
+	@$(GO) run ./test/demo $(if $(KEEP),-keep)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: setup build gateway ## measure; docs/performance.md says what
+	@scripts/bench.sh
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin build demo

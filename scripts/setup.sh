@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demonstration need and the machine
+# does not have, from Debian's or Ubuntu's packages. Says what it does; does
+# nothing when all is there.
+set -euo pipefail
+
+# command:package
+needs=(
+  swtpm:swtpm
+  swtpm_setup:swtpm-tools
+  openssl:openssl
+  python3:python3
+  git:git
+  gcc:gcc
+)
+
+missing=()
+for need in "${needs[@]}"; do
+  command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need##*:}")
+done
+# The race detector links against libc.
+if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
+
+if ! command -v go >/dev/null 2>&1; then
+  echo "setup: go is not installed. Install Go 1.26 or newer and put it on PATH." >&2
+  exit 1
+fi
+
+if [ "${#missing[@]}" -eq 0 ]; then
+  exit 0
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "setup: missing: ${missing[*]}. There is no apt-get here: install them by hand, then run this again." >&2
+  exit 1
+fi
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null 2>&1; then
+    echo "setup: missing: ${missing[*]}. Run 'apt-get install ${missing[*]}' as root, then run this again." >&2
+    exit 1
+  fi
+  sudo=(sudo)
+fi
+
+echo "setup: installing ${missing[*]} with ${sudo[*]:-} apt-get"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+run() {
+  if ! "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive "$@" >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "setup: '$*' failed; the reason stands above." >&2
+    exit 1
+  fi
+}
+run apt-get update
+run apt-get install -y --no-install-recommends "${missing[@]}"
