@@ -1,0 +1,125 @@
+package tpmextension
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/confmaptest"
+
+	"github.com/telemark-otel/telemark/internal/location"
+	"github.com/telemark-otel/telemark/internal/tpm"
+)
+
+func loadConfig(t *testing.T, id string) *Config {
+	t.Helper()
+	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	require.NoError(t, err)
+	sub, err := conf.Sub(id)
+	require.NoError(t, err)
+	return unmarshal(t, sub)
+}
+
+func unmarshal(t *testing.T, conf *confmap.Conf) *Config {
+	t.Helper()
+	cfg := createDefaultConfig().(*Config)
+	require.NoError(t, conf.Unmarshal(cfg))
+	return cfg
+}
+
+func TestDefaultsAreEnough(t *testing.T) {
+	for _, id := range []string{"tpm", "tpm/design"} {
+		cfg := loadConfig(t, id)
+		require.NoError(t, confmap.Validate(cfg))
+		require.Equal(t, "/dev/tpmrm0", cfg.Device)
+		require.Equal(t, defaultKeyDir, cfg.keyDir())
+		require.Equal(t, "telemark", cfg.deployment())
+		require.Equal(t, 4096, cfg.MaxGroup)
+		require.False(t, cfg.Location.Static.HasValue())
+		require.Equal(t, id == "tpm/design", cfg.Nonce.HasValue())
+	}
+	nonce := loadConfig(t, "tpm/design").Nonce.Get()
+	require.Equal(t, "https://gateway:8443", nonce.Endpoint)
+	require.Equal(t, 30*time.Second, nonce.RenewInterval)
+	require.Equal(t, 24*time.Hour, nonce.MaxAge)
+	require.Equal(t, 10*time.Second, nonce.Timeout)
+}
+
+func TestEveryKeyIsRead(t *testing.T) {
+	cfg := loadConfig(t, "tpm/all")
+	require.NoError(t, confmap.Validate(cfg))
+	require.Equal(t, "tcp:127.0.0.1:2321", cfg.Device)
+	require.Equal(t, KeyConfig{Dir: "/var/lib/telemark/edge", Handle: 0x81010042, AuthFile: "/etc/telemark/key.auth"}, cfg.Key)
+	require.Equal(t, "bank-eu", cfg.Audience)
+	require.Equal(t, "bank-eu-prod", cfg.deployment())
+	require.Equal(t, 512, cfg.MaxGroup)
+	require.Equal(t, 8192, cfg.MaxWaiting)
+	require.Equal(t, 10*time.Second, cfg.CommandTimeout)
+	require.Equal(t, RetryConfig{InitialInterval: time.Second, MaxInterval: time.Minute, Multiplier: 1.5}, cfg.Retry)
+	require.Equal(t, component.MustNewIDWithName("file_storage", "state"), *cfg.Storage)
+	require.Equal(t, uint32(0x01800042), cfg.NVIndex)
+	nonce := cfg.Nonce.Get()
+	require.Equal(t, time.Minute, nonce.RenewInterval)
+	require.Equal(t, 12*time.Hour, nonce.MaxAge)
+	require.Equal(t, 3*time.Second, nonce.Timeout)
+
+	source, err := cfg.Location.source()
+	require.NoError(t, err)
+	require.Equal(t, location.SourceStatic, source.Location(time.Now()).Source)
+}
+
+func TestKeysOfASoftwareTPMStayWithIt(t *testing.T) {
+	cfg := createDefaultConfig().(*Config)
+	cfg.Device = "swtpm:/srv/tpm"
+	require.Equal(t, "/srv/tpm/keys", cfg.keyDir())
+	cfg.Key.Dir = "/srv/keys"
+	require.Equal(t, "/srv/keys", cfg.keyDir())
+}
+
+func TestValidateNamesTheKey(t *testing.T) {
+	for name, tc := range map[string]struct {
+		yaml map[string]any
+		want error
+	}{
+		"device without form":        {map[string]any{"device": "tpmrm0"}, errDevice},
+		"device empty":               {map[string]any{"device": ""}, errDevice},
+		"device tcp without port":    {map[string]any{"device": "tcp:localhost"}, errDevice},
+		"handle transient":           {map[string]any{"key": map[string]any{"handle": 0x80000001}}, errKeyHandle},
+		"handle of the platform":     {map[string]any{"key": map[string]any{"handle": 0x81800000}}, errKeyHandle},
+		"audience empty":             {map[string]any{"audience": ""}, errAudience},
+		"audience with blank":        {map[string]any{"audience": "a b"}, errAudience},
+		"max_group zero":             {map[string]any{"max_group": 0}, errMaxGroup},
+		"max_group too large":        {map[string]any{"max_group": 1 << 17, "max_waiting": 1 << 18}, errMaxGroup},
+		"max_waiting below group":    {map[string]any{"max_waiting": 1}, errMaxWaiting},
+		"command_timeout too short":  {map[string]any{"command_timeout": "100ms"}, errCommandTimeout},
+		"retry initial zero":         {map[string]any{"retry": map[string]any{"initial_interval": 0}}, errRetryInitial},
+		"retry initial above max":    {map[string]any{"retry": map[string]any{"initial_interval": "1m"}}, errRetryInitial},
+		"retry max too long":         {map[string]any{"retry": map[string]any{"max_interval": "2h"}}, errRetryMax},
+		"retry multiplier shrinks":   {map[string]any{"retry": map[string]any{"multiplier": 0.5}}, errRetryMult},
+		"nv_index of the platform":   {map[string]any{"nv_index": 0x01400001}, errNVIndex},
+		"nonce without endpoint":     {map[string]any{"nonce": map[string]any{"max_age": "1h"}}, errNonceEndpoint},
+		"nonce endpoint not http":    {map[string]any{"nonce": map[string]any{"endpoint": "gateway:8443"}}, errNonceEndpoint},
+		"nonce endpoint with query":  {map[string]any{"nonce": map[string]any{"endpoint": "https://a?kid=1"}}, errNonceEndpoint},
+		"nonce renewed all the time": {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "renew_interval": "1ms"}}, errNonceRenew},
+		"nonce max_age too short":    {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "max_age": "1s"}}, errNonceMaxAge},
+		"nonce without timeout":      {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "timeout": 0}}, errNonceTimeout},
+		"static without longitude":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1}}}, errStaticMissing},
+		"static off the globe":       {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 91, "longitude": 0}}}, location.ErrLatitude},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := unmarshal(t, confmap.NewFromStringMap(tc.yaml))
+			err := confmap.Validate(cfg)
+			require.ErrorIs(t, err, tc.want)
+			require.Contains(t, err.Error(), "`", "the YAML key is quoted")
+		})
+	}
+}
+
+func TestDefaultCounterIndexIsValid(t *testing.T) {
+	cfg := createDefaultConfig().(*Config)
+	require.Equal(t, tpm.DefaultCounterIndex, cfg.NVIndex)
+	require.NoError(t, confmap.Validate(cfg))
+}

@@ -1,0 +1,185 @@
+package tpmextension
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/telemark-otel/telemark/internal/receipt"
+	"github.com/telemark-otel/telemark/internal/tpm"
+)
+
+// publicKeyFile is where package tpm writes what verifiers need of the key.
+const publicKeyFile = "key.json"
+
+// open brings TPM, key and epoch up, trying again until it works, until
+// somebody has to repair something, or until ctx is done. Then it keeps the
+// nonce fresh.
+func (s *signer) open(ctx context.Context) {
+	for attempt := 0; ; attempt++ {
+		o, err := s.attempt(ctx)
+		if err == nil {
+			s.openedNow(o)
+			if o.nonces != nil {
+				o.nonces.run(ctx)
+			}
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if fatal(err) {
+			s.permanent(err)
+			return
+		}
+		s.trouble(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(s.backoff(attempt)):
+		}
+	}
+}
+
+// fatal says whether asking again could never mend err. What is not known to
+// be so is tried again: a directory in use comes free, a missing package gets
+// installed, a full disk is emptied.
+func fatal(err error) bool {
+	for _, f := range []error{
+		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged,
+		errStateDamaged, errEpochExceeded, errNonceEndpoint,
+	} {
+		if errors.Is(err, f) {
+			return true
+		}
+	}
+	var rc tpm2.TPMRC
+	return errors.As(err, &rc) && tpm.Classify(err) == tpm.Permanent
+}
+
+// attempt goes on where the one before stopped.
+func (s *signer) attempt(ctx context.Context) (*opened, error) {
+	if err := s.openKey(ctx); err != nil {
+		return nil, err
+	}
+	kid := s.opening.key.KID()
+	from, err := s.epochs.next(ctx, keyFacts{kid: kid, fresh: !s.opening.old})
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{key: s.opening.key, kid: kid, ueid: receipt.UEID(s.cfg.deployment(), kid), origin: from}
+	if nonce := s.cfg.Nonce.Get(); nonce != nil {
+		o.nonces, err = newNonceClient(s.nonceHTTP, nonce, kid, s.cfg.Audience, s.logger, func(ctx context.Context) {
+			s.telemetry.TPMNonceErrors.Add(ctx, 1)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func (s *signer) openKey(ctx context.Context) error {
+	var err error
+	if s.opening.dev == nil {
+		s.opening.dev, err = tpm.Open(ctx, s.cfg.Device, tpm.Options{CommandTimeout: s.cfg.CommandTimeout, Report: s.report})
+		if err != nil {
+			s.opening.dev = nil
+			return s.failed(ctx, err)
+		}
+	}
+	if s.opening.key == nil {
+		dir := s.cfg.keyDir()
+		_, err = tpm.ReadKeyInfo(dir)
+		s.opening.old = s.opening.old || err == nil
+		s.opening.key, err = s.opening.dev.OpenKey(ctx, tpm.KeyOptions{Dir: dir, Handle: s.cfg.Key.Handle, Auth: s.auth})
+		if err != nil {
+			s.opening.key = nil
+			return s.failed(ctx, err)
+		}
+	}
+	return nil
+}
+
+// openedNow publishes o.
+func (s *signer) openedNow(o *opened) {
+	s.opened.Store(o)
+	close(s.ready)
+	s.logger.Info("signing key is ready",
+		zap.String("kid", hex.EncodeToString(o.kid)),
+		zap.String("public_key_file", filepath.Join(s.cfg.keyDir(), publicKeyFile)),
+		zap.Uint64("epoch", o.origin.epoch))
+	s.health.set(stateReady, nil)
+}
+
+// backoff is the pause after the attempt with this number, from 0.
+func (s *signer) backoff(attempt int) time.Duration {
+	r := s.cfg.Retry
+	d := float64(r.InitialInterval) * math.Pow(r.Multiplier, float64(attempt))
+	return jitter(time.Duration(min(d, float64(r.MaxInterval))))
+}
+
+// failed counts a failure of the TPM and says in words what to look at.
+func (s *signer) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	class := tpm.Classify(err)
+	s.telemetry.TPMErrors.Add(ctx, 1, metric.WithAttributes(attribute.String("class", class.String())))
+	return fmt.Errorf("TPM %s: %w%s", s.cfg.Device, err, advice(s.cfg.Device, class, err))
+}
+
+// advice is what a person can do about it.
+func advice(device string, class tpm.Class, err error) string {
+	hardware := strings.HasPrefix(device, "/dev/")
+	switch {
+	case hardware && errors.Is(err, fs.ErrPermission):
+		return " (add the collector's user to the group of the device, on most systems tss)"
+	case hardware && errors.Is(err, fs.ErrNotExist):
+		return " (is a TPM 2.0 enabled in the firmware, and is `device` right?)"
+	case class == tpm.Lockout:
+		return " (dictionary attack lockout: it ends by itself after the TPM's recovery time, or with tpm2_dictionarylockout --clear-lockout)"
+	default:
+		return ""
+	}
+}
+
+// trouble says that signing does not work now and is tried again.
+func (s *signer) trouble(err error) {
+	if s.health.set(stateFailing, err) {
+		s.logger.Warn("cannot sign, trying again; blocks wait", zap.Error(err))
+	}
+}
+
+// permanent says that signing will not work until somebody repairs something.
+func (s *signer) permanent(err error) {
+	if s.health.set(stateFailed, err) {
+		s.logger.Error("cannot sign until this is repaired and the collector is started again; blocks wait", zap.Error(err))
+	}
+}
+
+func (s *signer) recovered() {
+	if s.health.set(stateReady, nil) {
+		s.logger.Info("signing works again")
+	}
+}
+
+// report logs what the device has to say.
+func (s *signer) report(e tpm.Event) {
+	if e.Err != nil {
+		s.logger.Warn("TPM: "+e.Message, zap.Error(e.Err))
+		return
+	}
+	s.logger.Info("TPM: " + e.Message)
+}

@@ -1,0 +1,91 @@
+// Package location gives the agent's own position for the location claim of a
+// receipt: EAT (RFC 9711, label 264), WGS 84.
+//
+// It holds the [Source] seam and the static source, which says what the
+// operator configured. Sources that ask a device (gpsd, a file kept by somebody
+// else) are to come; they keep their own goroutine and answer from memory.
+// Whether a position is believed is for the verifier's policy to say.
+package location
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/telemark-otel/telemark/internal/receipt"
+)
+
+// SourceStatic is the claim "src" of a configured position.
+const SourceStatic = "static"
+
+// Source knows where the machine is.
+type Source interface {
+	// Location returns the position to claim at now, or nil when none is
+	// known, in which case the statement goes without one. It is called once
+	// per signature, must not block, and may be called from any goroutine. The
+	// caller owns what it gets.
+	Location(now time.Time) *receipt.Location
+}
+
+// Errors of [NewStatic].
+var (
+	ErrLatitude  = errors.New("latitude must lie in -90 to 90 degrees")
+	ErrLongitude = errors.New("longitude must lie in -180 to 180 degrees")
+	ErrAltitude  = errors.New("altitude must lie in -12000 to 1000000 metres above the WGS 84 ellipsoid")
+	ErrAccuracy  = errors.New("accuracy must lie in 0 to 20100000 metres")
+)
+
+// Bounds in metres: from below the deepest trench to the satellites, and half
+// the circumference of the Earth.
+const (
+	minAltitude = -12_000
+	maxAltitude = 1_000_000
+	maxAccuracy = 20_100_000
+)
+
+// Static is a position that an operator wrote down. It carries neither
+// timestamp nor age: no fix was ever taken.
+type Static struct {
+	latitude, longitude float64
+	altitude, accuracy  *float64
+}
+
+// NewStatic returns the source of a fixed position: degrees, and metres or nil
+// for unknown.
+func NewStatic(latitude, longitude float64, altitude, accuracy *float64) (*Static, error) {
+	if !within(latitude, -90, 90) {
+		return nil, fmt.Errorf("%w, not %v", ErrLatitude, latitude)
+	}
+	if !within(longitude, -180, 180) {
+		return nil, fmt.Errorf("%w, not %v", ErrLongitude, longitude)
+	}
+	if altitude != nil && !within(*altitude, minAltitude, maxAltitude) {
+		return nil, fmt.Errorf("%w, not %v", ErrAltitude, *altitude)
+	}
+	if accuracy != nil && !within(*accuracy, 0, maxAccuracy) {
+		return nil, fmt.Errorf("%w, not %v", ErrAccuracy, *accuracy)
+	}
+	return &Static{latitude: latitude, longitude: longitude, altitude: clone(altitude), accuracy: clone(accuracy)}, nil
+}
+
+// Location implements [Source].
+func (s *Static) Location(time.Time) *receipt.Location {
+	return &receipt.Location{
+		Latitude:  s.latitude,
+		Longitude: s.longitude,
+		Altitude:  clone(s.altitude),
+		Accuracy:  clone(s.accuracy),
+		Source:    SourceStatic,
+	}
+}
+
+// within is false for NaN.
+func within(v, low, high float64) bool { return v >= low && v <= high && !math.IsInf(v, 0) }
+
+func clone(v *float64) *float64 {
+	if v == nil {
+		return nil
+	}
+	return new(*v)
+}

@@ -1,0 +1,212 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Fleet is a set of collectors in one directory, wired together without TLS:
+// agents, stock gateways and receiving collectors. What a test needs besides
+// is given as overlays, YAML that the collector merges over the generated one.
+type Fleet struct {
+	Dir string
+}
+
+// Root is the root of the module.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Bin returns the path of a binary that make builds, and an error that says
+// how when it is not there.
+func Bin(name string) (string, error) {
+	path := filepath.Join(Root(), "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("%s is not built: run 'make build gateway' first", name)
+	}
+	return path, nil
+}
+
+// Node is one collector of a fleet.
+type Node struct {
+	*Process
+	Dir       string
+	GRPC      string // host:port of its OTLP gRPC receiver
+	HTTP      string // http://host:port of its OTLP HTTP receiver
+	Telemetry string // URL of its own metrics
+	Health    string // URL of its health check
+	Nonce     string // URL of its nonce server; collectors only
+	Admin     string // URL of its admin listener; collectors only
+	Metrics   string // archive files; collectors only
+	Logs      string
+	Traces    string
+}
+
+// WaitReady waits until the node answers its health check.
+func (n *Node) WaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	return n.Ready(ctx, n.Health)
+}
+
+// Scrape reads the node's own telemetry.
+func (n *Node) Scrape(ctx context.Context) (Samples, error) { return Scrape(ctx, n.Telemetry) }
+
+// common is the part that every node has: health, own telemetry, OTLP in.
+const common = `
+extensions:
+  health_check: {endpoint: "%[1]s"}
+  file_storage: {directory: "%[2]s/storage", create_directory: true, fsync: %[6]t}
+receivers:
+  otlp:
+    protocols:
+      grpc: {endpoint: "%[3]s", max_recv_msg_size_mib: 64}
+      http: {endpoint: "%[4]s"}
+service:
+  telemetry:
+    logs: {encoding: json}
+    metrics:
+      level: detailed
+      readers:
+        - pull: {exporter: {prometheus: {host: 127.0.0.1, port: %[5]s, without_type_suffix: true, without_units: true, without_scope_info: true}}}
+`
+
+func (f *Fleet) node(name, bin string, fsync bool, config string, overlays []string) (*Node, error) {
+	path, err := Bin(bin)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := FreePorts(6)
+	if err != nil {
+		return nil, err
+	}
+	addr := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+	dir := filepath.Join(f.Dir, name)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		Dir: dir, GRPC: addr(1), HTTP: "http://" + addr(2),
+		Telemetry: fmt.Sprintf("http://%s/metrics", addr(3)), Health: "http://" + addr(0),
+		Nonce: "http://" + addr(4), Admin: "http://" + addr(5),
+		Metrics: filepath.Join(dir, "metrics.jsonl"), Logs: filepath.Join(dir, "logs.jsonl"), Traces: filepath.Join(dir, "traces.jsonl"),
+	}
+	base := fmt.Sprintf(common, addr(0), dir, addr(1), addr(2), fmt.Sprint(ports[3]), fsync)
+	config = strings.NewReplacer("$DIR", dir, "$NONCE", addr(4), "$ADMIN", addr(5)).Replace(config)
+	args := []string{}
+	for i, text := range append([]string{base, config}, overlays...) {
+		file := filepath.Join(dir, fmt.Sprintf("config-%d.yaml", i))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "--config", file)
+	}
+	n.Process = &Process{Name: name, Path: path, Args: args, Log: filepath.Join(dir, "log.jsonl")}
+	return n, nil
+}
+
+// Agent makes an agent with a software TPM of its own that sends to the OTLP
+// gRPC address next and fetches nonces from the URL nonce.
+func (f *Fleet) Agent(name, next, nonce string, overlays ...string) (*Node, error) {
+	config := fmt.Sprintf(`
+extensions:
+  tpm:
+    device: "swtpm:$DIR/tpm"
+    key: {dir: "$DIR/keys"}
+    storage: file_storage
+    nonce: {endpoint: "%s"}
+processors:
+  tpmsign: {pending: {storage: file_storage}}
+exporters:
+  otlp:
+    endpoint: "%s"
+    tls: {insecure: true}
+    sending_queue: {storage: file_storage, queue_size: 100000}
+    retry_on_failure: {max_elapsed_time: 0, initial_interval: 100ms, max_interval: 2s}
+service:
+  extensions: [health_check, file_storage, tpm]
+  pipelines:
+    metrics: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
+    logs: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
+    traces: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
+`, nonce, next)
+	return f.node(name, "otelcol-telemark", true, config, overlays)
+}
+
+// Gateway makes a stock gateway that batches and passes on to next.
+func (f *Fleet) Gateway(name, next string, overlays ...string) (*Node, error) {
+	config := fmt.Sprintf(`
+processors:
+  batch: {timeout: 100ms}
+exporters:
+  otlp:
+    endpoint: "%s"
+    tls: {insecure: true}
+    sending_queue: {storage: file_storage, queue_size: 100000}
+    retry_on_failure: {max_elapsed_time: 0, initial_interval: 100ms, max_interval: 2s}
+service:
+  extensions: [health_check, file_storage]
+  pipelines:
+    metrics: {receivers: [otlp], processors: [batch], exporters: [otlp]}
+    logs: {receivers: [otlp], processors: [batch], exporters: [otlp]}
+    traces: {receivers: [otlp], processors: [batch], exporters: [otlp]}
+`, next)
+	return f.node(name, "otelcol-stock", true, config, overlays)
+}
+
+// Collector makes a receiving collector that trusts the keys of the file and
+// archives what it verified, receipts kept.
+func (f *Fleet) Collector(name, keysFile string, overlays ...string) (*Node, error) {
+	config := fmt.Sprintf(`
+extensions:
+  nonce: {endpoint: "$NONCE", admin: {endpoint: "$ADMIN"}, storage: file_storage, gap_timeout: 2s}
+processors:
+  tpmverify:
+    keys: {file: "%s"}
+    receipts: keep
+exporters:
+  file/metrics: {path: "$DIR/metrics.jsonl", append: true}
+  file/logs: {path: "$DIR/logs.jsonl", append: true}
+  file/traces: {path: "$DIR/traces.jsonl", append: true}
+service:
+  extensions: [health_check, file_storage, nonce]
+  pipelines:
+    metrics: {receivers: [otlp], processors: [tpmverify], exporters: [file/metrics]}
+    logs: {receivers: [otlp], processors: [tpmverify], exporters: [file/logs]}
+    traces: {receivers: [otlp], processors: [tpmverify], exporters: [file/traces]}
+`, keysFile)
+	return f.node(name, "otelcol-telemark", true, config, overlays)
+}
+
+// Enrol creates the keys of agents before they start and writes them to a file
+// as tpmverify reads it.
+func (f *Fleet) Enrol(ctx context.Context, keysFile string, agents ...string) error {
+	cli, err := Bin("telemark")
+	if err != nil {
+		return err
+	}
+	show := []string{"key", "show", "--output", "json"}
+	for _, agent := range agents {
+		dir := filepath.Join(f.Dir, agent)
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+		create := exec.CommandContext(ctx, cli, "key", "create", "--device", "swtpm:"+filepath.Join(dir, "tpm"), "--dir", filepath.Join(dir, "keys"))
+		if out, err := create.CombinedOutput(); err != nil {
+			return fmt.Errorf("telemark key create: %w\n%s", err, out)
+		}
+		show = append(show, "--dir", filepath.Join(dir, "keys"), "--name", agent)
+	}
+	out, err := exec.CommandContext(ctx, cli, show...).Output()
+	if err != nil {
+		return fmt.Errorf("telemark key show: %w", err)
+	}
+	return os.WriteFile(keysFile, out, 0o600)
+}

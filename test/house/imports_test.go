@@ -1,0 +1,109 @@
+// Package house_test holds the rules of the house that no linter knows: who
+// may import whom.
+package house_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/telemark-otel/telemark/"
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,Deps", module+"...")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		pkgs = append(pkgs, p)
+	}
+	require.NotEmpty(t, pkgs)
+	return pkgs
+}
+
+func under(path string, dirs ...string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		return path == module+dir || strings.HasPrefix(path, module+dir+"/")
+	})
+}
+
+func component(path string) string {
+	for _, kind := range []string{"processor/", "extension/", "receiver/"} {
+		if rest, ok := strings.CutPrefix(path, module+kind); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			return kind + name
+		}
+	}
+	return ""
+}
+
+// level is the layer of a domain package; a package imports lower layers and
+// its own, never higher ones.
+var level = map[string]int{
+	"internal/block": 0, "internal/reason": 0,
+	"internal/digest": 1, "internal/merkle": 1, "internal/policy": 1, "internal/nonce": 1,
+	"internal/receipt": 2, "internal/replay": 2, "internal/keyfile": 2,
+	"internal/group": 3, "internal/verdict": 3,
+}
+
+func TestDependencyDirection(t *testing.T) {
+	for _, p := range list(t) {
+		for _, dep := range p.Deps {
+			if under(p.ImportPath, "internal") && !under(p.ImportPath, "internal/digest", "internal/tools") && strings.HasPrefix(dep, "go.opentelemetry.io/collector") {
+				direct := slices.Contains(p.Imports, dep)
+				viaDigest := slices.Contains(p.Deps, module+"internal/digest")
+				if direct || !viaDigest {
+					t.Errorf("%s depends on the Collector (%s): only internal/digest may", p.ImportPath, dep)
+				}
+			}
+			if own := component(p.ImportPath); own != "" {
+				if other := component(dep); other != "" && other != own {
+					t.Errorf("%s imports another component, %s: they meet through an interface", p.ImportPath, dep)
+				}
+			}
+			verifying := under(p.ImportPath, "internal/verdict", "internal/keyfile", "internal/policy", "internal/replay", "internal/nonce", "internal/receipt", "processor/tpmverifyprocessor", "extension/nonceextension")
+			if verifying && under(dep, "internal/tpm", "internal/tdx/guest") {
+				t.Errorf("%s verifies, and imports %s", p.ImportPath, dep)
+			}
+			from, ok1 := level[strings.TrimPrefix(p.ImportPath, module)]
+			to, ok2 := level[strings.TrimPrefix(dep, module)]
+			if ok1 && ok2 && to > from {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", p.ImportPath, from, dep, to)
+			}
+		}
+	}
+}
+
+func TestDomainDoesNoIO(t *testing.T) {
+	pure := []string{"internal/block", "internal/reason", "internal/merkle", "internal/policy", "internal/nonce", "internal/receipt", "internal/verdict", "internal/replay", "internal/group", "internal/digest"}
+	for _, p := range list(t) {
+		if !under(p.ImportPath, pure...) {
+			continue
+		}
+		for _, banned := range []string{"net", "net/http", "os", "os/exec"} {
+			if slices.Contains(p.Imports, banned) {
+				t.Errorf("%s imports %s: domain packages do no I/O", p.ImportPath, banned)
+			}
+		}
+	}
+}
