@@ -1,0 +1,155 @@
+package otlpfile
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/telemark-otel/telemark/internal/digest"
+)
+
+// errCutOff says that a line ends within a document, as after a crash.
+var errCutOff = errors.New("the document is cut off")
+
+// readJSON reads JSON lines, and documents that are written over several lines.
+// It takes the file for lines when its first or second line is a document of
+// its own: the first may have been cut off by a crash.
+func readJSON(r *bufio.Reader, to Reader) error {
+	first, err := readLine(r)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if validJSON(first) {
+		return readLines(io.MultiReader(bytes.NewReader(lined(first)), r), to)
+	}
+	second, err := readLine(r)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	whole := io.MultiReader(bytes.NewReader(lined(first)), bytes.NewReader(lined(second)), r)
+	if validJSON(second) && bytes.HasPrefix(second, docStart) {
+		return readLines(whole, to)
+	}
+	return readDocuments(whole, to)
+}
+
+func lined(b []byte) []byte { return append(b, '\n') }
+
+func readLines(from io.Reader, to Reader) error {
+	r := bufio.NewReaderSize(from, 1<<16)
+	for n := 1; ; n++ {
+		line, err := readLine(r)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if takeErr := takeLine(line, fmt.Sprintf("line %d", n), to); takeErr != nil {
+			return takeErr
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+}
+
+// readLine returns the next line without its end; io.EOF comes with the last.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line)+len(part) > MaxRecord {
+			return nil, ErrTooLarge
+		}
+		line = append(line, part...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return bytes.TrimRight(line, "\r\n"), err
+		}
+	}
+}
+
+// docStart is how every OTLP JSON document of the collector begins; behind a
+// line that was cut off by a crash the next document follows on the same line.
+var docStart = []byte(`{"resource`)
+
+func takeLine(line []byte, where string, to Reader) error {
+	if len(bytes.TrimSpace(line)) == 0 {
+		return nil
+	}
+	if !validJSON(line) {
+		to.Damaged(Damage{where, errCutOff})
+		i := bytes.LastIndex(line, docStart)
+		for i > 0 && !validJSON(line[i:]) {
+			i = bytes.LastIndex(line[:i], docStart)
+		}
+		if i <= 0 {
+			return nil
+		}
+		line = line[i:]
+	}
+	batch, err := parseJSON(line)
+	if err != nil {
+		to.Damaged(Damage{where, err})
+		return nil
+	}
+	return to.Record(Record{batch, where})
+}
+
+func readDocuments(r io.Reader, to Reader) error {
+	bounded := &io.LimitedReader{R: r, N: MaxRecord}
+	dec := json.NewDecoder(bounded)
+	for n := 1; ; n++ {
+		bounded.N = MaxRecord
+		where := fmt.Sprintf("document %d", n)
+		var raw json.RawMessage
+		switch err := dec.Decode(&raw); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case bounded.N <= 0:
+			return ErrTooLarge
+		case err != nil && n == 1:
+			return fmt.Errorf("%w: %w", ErrNotOTLP, err)
+		case err != nil:
+			to.Damaged(Damage{where, err})
+			return nil
+		}
+		batch, err := parseJSON(raw)
+		if err != nil {
+			to.Damaged(Damage{where, err})
+			continue
+		}
+		if err := to.Record(Record{batch, where}); err != nil {
+			return err
+		}
+	}
+}
+
+// parseJSON reads one OTLP JSON document; its one member names the signal.
+func parseJSON(b []byte) (digest.Batch, error) {
+	var doc struct {
+		Metrics json.RawMessage `json:"resourceMetrics"`
+		Logs    json.RawMessage `json:"resourceLogs"`
+		Spans   json.RawMessage `json:"resourceSpans"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return digest.Batch{}, fmt.Errorf("%w: %w", ErrNotOTLP, err)
+	}
+	switch {
+	case doc.Metrics != nil && doc.Logs == nil && doc.Spans == nil:
+		md, err := (&pmetric.JSONUnmarshaler{}).UnmarshalMetrics(b)
+		return digest.FromMetrics(md), err
+	case doc.Logs != nil && doc.Metrics == nil && doc.Spans == nil:
+		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs(b)
+		return digest.FromLogs(ld), err
+	case doc.Spans != nil && doc.Metrics == nil && doc.Logs == nil:
+		td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(b)
+		return digest.FromTraces(td), err
+	default:
+		return digest.Batch{}, fmt.Errorf("%w: want one of resourceMetrics, resourceLogs, resourceSpans", ErrNotOTLP)
+	}
+}
