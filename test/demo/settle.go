@@ -19,7 +19,7 @@ const (
 	duplicates     = "otelcol_tpmverify_duplicate_blocks"
 	gapsReported   = "otelcol_nonce_gaps_reported"
 	groupSizes     = "otelcol_tpm_group_size"
-	addedLatency   = "otelcol_processor_tpmsign_added_latency"
+	addedLatency   = "otelcol_tpmsign_added_latency"
 	acceptedPoints = "otelcol_receiver_accepted_metric_points"
 )
 

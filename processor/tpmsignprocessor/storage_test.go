@@ -1,0 +1,384 @@
+package tpmsignprocessor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/extension"
+	"go.opentelemetry.io/collector/extension/extensiontest"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+
+	"github.com/telemark-otel/telemark/internal/block"
+)
+
+var storageID = component.MustNewID("file_storage")
+
+func withStorage(c *Config) { c.Pending.Storage = &storageID }
+
+// openFiles starts a real file_storage over dir.
+func openFiles(tb testing.TB, dir string) extension.Extension {
+	tb.Helper()
+	f := filestorage.NewFactory()
+	cfg := f.CreateDefaultConfig().(*filestorage.Config)
+	cfg.Directory = dir
+	ext, err := f.Create(context.Background(), extensiontest.NewNopSettings(f.Type()), cfg)
+	require.NoError(tb, err)
+	require.NoError(tb, ext.Start(context.Background(), componenttest.NewNopHost()))
+	tb.Cleanup(func() { require.NoError(tb, ext.Shutdown(context.Background())) })
+	return ext
+}
+
+// copyOf is what a crash leaves of a storage directory.
+func copyOf(tb testing.TB, dir string) string {
+	tb.Helper()
+	to := tb.TempDir()
+	files, err := os.ReadDir(dir)
+	require.NoError(tb, err)
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		require.NoError(tb, err)
+		require.NoError(tb, os.WriteFile(filepath.Join(to, f.Name()), b, 0o600))
+	}
+	return to
+}
+
+// closing makes sure that a killed processor's storage is closed at the end.
+func (s *sut) closing() *sut {
+	r := s.running.Load()
+	s.tb.Cleanup(func() { _ = r.queue.store.close(context.Background()) })
+	return s
+}
+
+func storedHost(tb testing.TB, tpm *fakeTPM, dir string) fakeHost {
+	return fakeHost{tpmID: tpm, storageID: openFiles(tb, dir)}
+}
+
+// spoil overwrites a key of the storage of the processor for logs.
+func spoil(tb testing.TB, dir string, change func(storage.Client)) {
+	tb.Helper()
+	client, err := openFiles(tb, dir).(storage.Extension).GetClient(context.Background(), component.KindProcessor,
+		component.MustNewIDWithName("tpmsign", "edge"), block.Logs.String())
+	require.NoError(tb, err)
+	change(client)
+	require.NoError(tb, client.Close(context.Background()))
+}
+
+func eventually(tb testing.TB, condition func() bool, what string) {
+	tb.Helper()
+	require.Eventually(tb, condition, 20*time.Second, 2*time.Millisecond, what)
+}
+
+func TestCorruptRecordIsSkippedAndTheOthersGoOn(t *testing.T) {
+	for name, damage := range map[string]func([]byte) []byte{
+		"flipped bit": func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
+		"cut":         func(b []byte) []byte { return b[:len(b)-1] },
+		"empty":       func([]byte) []byte { return []byte{} },
+		"version":     func([]byte) []byte { return reseal(9, 's', 'L', nil) },
+		"state":       func([]byte) []byte { return reseal(1, 'x', 'L', nil) },
+		"signal":      func([]byte) []byte { return reseal(1, 'u', 'M', nil) },
+		"no OTLP":     func([]byte) []byte { return reseal(1, 's', 'L', []byte{0xff, 0xff}) },
+		"no OTLP, unsigned": func([]byte) []byte {
+			return reseal(1, 'u', 'L', []byte{0xff, 0xff})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			tpm := newFakeTPM(t, 1)
+			tpm.unready.Store(true)
+			next := newVerifier(block.Logs)
+			s := newSUT(t, testConfig(withStorage), next).start(storedHost(t, tpm, dir)).closing()
+			for _, name := range []string{"a", "b", "c"} {
+				require.NoError(t, s.send(logsOf(name)))
+			}
+			left := copyOf(t, dir)
+			s.kill()
+			spoil(t, left, func(c storage.Client) {
+				value, err := c.Get(t.Context(), recordKey(1))
+				require.NoError(t, err)
+				require.NoError(t, c.Set(t.Context(), recordKey(1), damage(value)))
+			})
+
+			s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), left))
+			eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "pending is worked off")
+			s2.stop()
+			next.requireContiguous(t)
+			require.Equal(t, []string{"a", "c"}, next.accepted())
+		})
+	}
+}
+
+func reseal(version, state, signal byte, payload []byte) []byte {
+	b := record{state: recordState(state), signal: block.Signal(signal), blocks: 1, payload: payload}.encode()
+	if version != recordVersion {
+		b = append([]byte{version}, b[1:]...)
+	}
+	return b
+}
+
+func TestDamagedIndexDoesNotLoseRecords(t *testing.T) {
+	for _, damaged := range [][]string{{keyIndexA}, {keyIndexB}} {
+		t.Run(fmt.Sprint(damaged), func(t *testing.T) {
+			dir := t.TempDir()
+			tpm := newFakeTPM(t, 1)
+			tpm.unready.Store(true)
+			next := newVerifier(block.Logs)
+			s := newSUT(t, testConfig(withStorage), next).start(storedHost(t, tpm, dir)).closing()
+			require.NoError(t, s.send(logsOf("a")))
+			left := copyOf(t, dir)
+			s.kill()
+			spoil(t, left, func(c storage.Client) {
+				for _, key := range damaged {
+					require.NoError(t, c.Set(t.Context(), key, []byte("damaged")))
+				}
+			})
+			s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), left))
+			eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "pending is worked off")
+			s2.stop()
+			require.Equal(t, []string{"a"}, next.accepted())
+		})
+	}
+}
+
+func TestLostIndexStartsBeyondEveryRecord(t *testing.T) {
+	dir := t.TempDir()
+	spoil(t, dir, func(c storage.Client) {
+		require.NoError(t, c.Set(t.Context(), keyIndexA, []byte("damaged")))
+		require.NoError(t, c.Set(t.Context(), keyIndexB, []byte("damaged")))
+		require.NoError(t, c.Set(t.Context(), recordKey(3), []byte("somebody's data")))
+	})
+	tpm := newFakeTPM(t, 1)
+	tpm.unready.Store(true)
+	next := newVerifier(block.Logs)
+	s := newSUT(t, testConfig(withStorage), next).start(storedHost(t, tpm, dir))
+	for _, name := range names("p", 5) {
+		require.NoError(t, s.send(logsOf(name)))
+	}
+	tpm.unready.Store(false)
+	s.stop()
+	require.Equal(t, names("p", 5), next.accepted())
+	spoil(t, dir, func(c storage.Client) {
+		value, err := c.Get(t.Context(), recordKey(3))
+		require.NoError(t, err)
+		require.Equal(t, "somebody's data", string(value))
+	})
+}
+
+// brokenStorage fails writes while broken is set.
+type brokenStorage struct {
+	extension.Extension
+	broken atomic.Bool
+}
+
+func (b *brokenStorage) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
+	client, err := b.Extension.(storage.Extension).GetClient(ctx, kind, id, name)
+	return &brokenClient{Client: client, s: b}, err
+}
+
+type brokenClient struct {
+	storage.Client
+	s *brokenStorage
+}
+
+func (c *brokenClient) Batch(ctx context.Context, ops ...*storage.Operation) error {
+	if err := ctx.Err(); err != nil {
+		return err // as storage over a network does
+	}
+	for _, op := range ops {
+		if op.Type == storage.Set && c.s.broken.Load() {
+			return storage.ErrStorageFull
+		}
+	}
+	return c.Client.Batch(ctx, ops...)
+}
+
+func TestFullStorageRefusesWhatIsNotNumbered(t *testing.T) {
+	files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+	tpm := newFakeTPM(t, 1)
+	next := newVerifier(block.Logs)
+	s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+	files.broken.Store(true)
+	require.NoError(t, s.send(logsOf("a")), "nothing has to be stored for what goes through")
+	tpm.unready.Store(true)
+	err := s.send(logsOf("b"))
+	require.ErrorIs(t, err, errPendingStorage)
+	require.ErrorIs(t, err, storage.ErrStorageFull)
+	require.Zero(t, s.pendingBlocks())
+	files.broken.Store(false)
+	tpm.unready.Store(false)
+	require.NoError(t, s.send(logsOf("b")))
+	s.stop()
+	next.requireContiguous(t)
+	require.Equal(t, []string{"a", "b"}, next.accepted())
+}
+
+func TestFullStorageHoldsTheCallerOfANumberedRequestUntilItGetsThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+		next := newVerifier(block.Logs)
+		recovered := time.Now().Add(3 * time.Second)
+		next.fail = func(int) error {
+			if time.Now().Before(recovered) {
+				return errDown
+			}
+			return nil
+		}
+		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: newFakeTPM(t, 1), storageID: files})
+		files.broken.Store(true)
+		require.NoError(t, s.send(logsOf("a")))
+		require.GreaterOrEqual(t, time.Since(recovered), time.Duration(0))
+		require.Zero(t, s.pendingBlocks())
+
+		// And it goes into the store as soon as that works.
+		recovered = time.Now().Add(time.Hour)
+		time.AfterFunc(3*time.Second, func() { files.broken.Store(false) })
+		began := time.Now()
+		require.NoError(t, s.send(logsOf("b")))
+		require.Less(t, time.Since(began), time.Minute)
+		require.Equal(t, 1, s.pendingBlocks())
+		time.Sleep(2 * time.Hour)
+		s.stop()
+		next.requireContiguous(t)
+		require.Equal(t, []string{"a", "b"}, next.accepted())
+	})
+}
+
+func TestCallerThatLeavesANumberedRequestThatNothingCanHoldIsToldSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+		next := newVerifier(block.Logs)
+		next.fail = func(int) error { return errDown }
+		tpm := newFakeTPM(t, 1)
+		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+		files.broken.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := s.consume(ctx, logsOf("a"))
+		require.ErrorIs(t, err, errPendingStorage)
+		require.ErrorIs(t, err, errDown)
+
+		// The same while the signature is still to come.
+		tpm.delay = time.Hour
+		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		require.ErrorIs(t, s.consume(ctx, logsOf("b")), errPendingStorage)
+		s.stop()
+	})
+}
+
+func TestCallerThatGoesAwayDoesNotStopItsDataFromBeingStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+		next := newVerifier(block.Logs)
+		tpm := newFakeTPM(t, 1)
+		tpm.delay = time.Second
+		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+		for _, name := range []string{"numbered", "not numbered"} {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			require.NoError(t, s.consume(ctx, logsOf(name)))
+			cancel()
+		}
+		require.Equal(t, 2, s.pendingBlocks())
+		time.Sleep(time.Minute)
+		s.stop()
+		next.requireContiguous(t)
+		require.Equal(t, []string{"not numbered", "numbered"}, next.accepted())
+	})
+}
+
+func TestSignedFormThatCannotBeRecordedIsDelivered(t *testing.T) {
+	files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+	tpm := newFakeTPM(t, 1)
+	tpm.unready.Store(true)
+	next := newVerifier(block.Logs)
+	s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+	require.NoError(t, s.send(logsOf("a")))
+	files.broken.Store(true)
+	tpm.unready.Store(false)
+	eventually(t, func() bool { return len(next.accepted()) == 1 }, "delivered from memory")
+	s.stop()
+	next.requireContiguous(t)
+}
+
+func TestTwoPipelinesOfOneNameMayNotShareStorage(t *testing.T) {
+	host := storedHost(t, newFakeTPM(t, 1), t.TempDir())
+	next := newVerifier(block.Logs)
+	s := newSUT(t, testConfig(withStorage), next).start(host)
+	require.ErrorIs(t, newSUT(t, testConfig(withStorage), next).Start(t.Context(), host), errStreamTwice)
+	s.stop()
+	newSUT(t, testConfig(withStorage), next).start(host).stop()
+}
+
+func TestIndexFollowsTheOldestLiveRecord(t *testing.T) {
+	client, err := openFiles(t, t.TempDir()).(storage.Extension).GetClient(t.Context(), component.KindProcessor, storageID, "")
+	require.NoError(t, err)
+	d := newDiskStore(client, block.Logs)
+	bounds := func() []uint64 {
+		value, err := client.Get(t.Context(), keyIndexB)
+		require.NoError(t, err)
+		low, high, err := decodeIndex(value)
+		require.NoError(t, err)
+		return []uint64{low, high}
+	}
+	for range 4 {
+		_, err := d.add(t.Context(), record{state: stateUnsigned, signal: block.Logs})
+		require.NoError(t, err)
+	}
+	require.Equal(t, []uint64{0, 4}, bounds())
+	require.NoError(t, d.remove(t.Context(), []uint64{1}))
+	require.Equal(t, []uint64{0, 4}, bounds())
+	require.NoError(t, d.remove(t.Context(), []uint64{0}))
+	require.Equal(t, []uint64{2, 4}, bounds())
+	require.NoError(t, d.remove(t.Context(), []uint64{2, 3}))
+	require.Equal(t, []uint64{4, 4}, bounds())
+	id, err := d.add(t.Context(), record{state: stateUnsigned, signal: block.Logs})
+	require.NoError(t, err)
+	require.EqualValues(t, 4, id)
+	require.NoError(t, d.close(t.Context()))
+}
+
+func TestRecordsRoundTrip(t *testing.T) {
+	for _, rec := range []record{
+		{stateUnsigned, block.Logs, 0, []byte{}},
+		{stateSigned, block.Logs, 1 << 20, []byte("payload")},
+	} {
+		got, err := decodeRecord(rec.encode(), block.Logs)
+		require.NoError(t, err)
+		require.Equal(t, rec, got)
+		_, err = decodeRecord(append(rec.encode(), 0), block.Logs)
+		require.ErrorIs(t, err, errRecordCorrupt)
+	}
+	low, high, err := decodeIndex(encodeIndex(3, 9))
+	require.NoError(t, err)
+	require.Equal(t, []uint64{3, 9}, []uint64{low, high})
+	_, _, err = decodeIndex(encodeIndex(9, 3))
+	require.ErrorIs(t, err, errRecordCorrupt)
+}
+
+func TestLoadReadsManyRecordsInOrder(t *testing.T) {
+	dir := t.TempDir()
+	tpm := newFakeTPM(t, 1)
+	tpm.unready.Store(true)
+	next := newVerifier(block.Logs)
+	s := newSUT(t, testConfig(withStorage), next).start(storedHost(t, tpm, dir)).closing()
+	want := names("p", 300)
+	for _, name := range want {
+		require.NoError(t, s.send(logsOf(name)))
+	}
+	left := copyOf(t, dir)
+	s.kill()
+	s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), left))
+	eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "pending is worked off")
+	s2.stop()
+	next.requireContiguous(t)
+	require.Equal(t, want, next.inOrder(), "in the order of arrival")
+}
