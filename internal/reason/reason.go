@@ -29,6 +29,26 @@ const (
 	ClassTransient       // nothing is wrong with the block; try again later
 )
 
+// String returns the word for the class.
+func (c Class) String() string {
+	switch c {
+	case ClassForged:
+		return "forged"
+	case ClassStale:
+		return "stale"
+	case ClassReplayed:
+		return "replayed"
+	case ClassPolicy:
+		return "policy"
+	case ClassTransient:
+		return "transient"
+	case ClassUnknown:
+		return "unknown"
+	default:
+		return fmt.Sprintf("class(%d)", int(c))
+	}
+}
+
 // The reasons, in the order of judgement.
 const (
 	// Decode: the block and its receipt as bytes.
