@@ -8,6 +8,7 @@ set -euo pipefail
 needs=(
   swtpm:swtpm
   swtpm_setup:swtpm-tools
+  certtool:gnutls-bin
   openssl:openssl
   python3:python3
   git:git
