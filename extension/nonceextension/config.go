@@ -1,0 +1,174 @@
+package nonceextension
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/confignet"
+	"go.opentelemetry.io/collector/config/configoptional"
+
+	"github.com/telemark-otel/telemark/internal/nonce"
+	"github.com/telemark-otel/telemark/internal/replay"
+)
+
+// Config is the configuration of the extension. It either issues nonces and
+// keeps windows, or, with Upstream, relays nonces.
+type Config struct {
+	// ServerConfig is the listener for GET /nonce, POST /nonces and GET /health.
+	// Endpoint localhost:8444 unless given.
+	ServerConfig confighttp.ServerConfig `mapstructure:",squash"`
+
+	// Admin is the listener for GET /metrics/status and POST /nonces/cleanup.
+	// Endpoint localhost:8445 unless given; any that is not loopback needs auth.
+	// It is not opened on a relay.
+	Admin confighttp.ServerConfig `mapstructure:"admin"`
+
+	// SecretFile holds the MAC secret: raw bytes, all of them count, 32 bytes to 4 KiB,
+	// readable by its owner only. Empty: a random secret is made and kept in
+	// Storage; without Storage it lives as long as the process.
+	SecretFile string `mapstructure:"secret_file"`
+
+	// Audience is what nonces are bound to, 1 to 128 bytes. Every agent must sign
+	// for the same audience.
+	Audience string `mapstructure:"audience"`
+
+	// Length of a nonce in bytes, 32 to 64.
+	Length int `mapstructure:"length"`
+
+	// MaxDelay is how old the nonce of a block may be when the block arrives, and so how
+	// long windows are kept. 1 s to 30 days.
+	MaxDelay time.Duration `mapstructure:"max_delay"`
+
+	// Skew is how far clocks may differ, 0 to 1 h. 0: not at all.
+	Skew time.Duration `mapstructure:"skew"`
+
+	// GapTimeout is how long a block may be missing before it is reported,
+	// 100 ms to MaxDelay.
+	GapTimeout time.Duration `mapstructure:"gap_timeout"`
+
+	// ClaimLease is how long a block in delivery is kept from others, 100 ms to
+	// 1 h. Longer than the slowest delivery: a block whose lease is over may be delivered twice.
+	ClaimLease time.Duration `mapstructure:"claim_lease"`
+
+	// SilentAfter is how long a stream may be quiet before it counts as silent, up
+	// to 24 h. 0: for ever. Agents send heartbeats every minute.
+	SilentAfter time.Duration `mapstructure:"silent_after"`
+
+	// Storage names the storage extension that keeps windows, store epoch and secret. None:
+	// they live as long as the process. It must write through to disk (file_storage:
+	// `fsync: true`) for what the windows promise to hold over a power cut.
+	Storage *component.ID `mapstructure:"storage"`
+
+	// Upstream makes this a relay: nonces are asked for at the issuing server named by its
+	// endpoint, an http or https URL. Timeout 5 s unless given.
+	Upstream configoptional.Optional[confighttp.ClientConfig] `mapstructure:"upstream"`
+
+	// prevent unkeyed literal initialization
+	_ struct{}
+}
+
+// Bounds of the configuration.
+const (
+	minInterval    = 100 * time.Millisecond
+	minMaxDelay    = time.Second
+	maxMaxDelay    = 30 * 24 * time.Hour
+	maxSkew        = time.Hour
+	maxClaimLease  = time.Hour
+	maxSilentAfter = 24 * time.Hour
+)
+
+// The rules of the configuration, each naming its key.
+var (
+	errEndpoint      = errors.New("`endpoint` must not be empty; for the default leave the key out")
+	errAdminEndpoint = errors.New("`admin::endpoint` must not be empty; for the default leave the key out")
+	errAdminOpen     = errors.New("`admin::endpoint` is reachable from other machines and has no `admin::auth`; configure one or listen on localhost")
+	errAudience      = fmt.Errorf("`audience` must have 1 to %d bytes", nonce.MaxAudienceLen)
+	errLength        = fmt.Errorf("`length` must be %d to %d bytes", nonce.MinLen, nonce.MaxLen)
+	errMaxDelay      = fmt.Errorf("`max_delay` must be between %v and %v", minMaxDelay, maxMaxDelay)
+	errSkew          = fmt.Errorf("`skew` must be between 0 and %v", maxSkew)
+	errGapTimeout    = fmt.Errorf("`gap_timeout` must be at least %v and at most `max_delay`", minInterval)
+	errClaimLease    = fmt.Errorf("`claim_lease` must be between %v and %v", minInterval, maxClaimLease)
+	errSilentAfter   = fmt.Errorf("`silent_after` must be between 0 (never) and %v", maxSilentAfter)
+	errUpstream      = errors.New("`upstream::endpoint` must be an http or https URL without query, such as https://collector:8444")
+	errRelaySecret   = errors.New("`secret_file` cannot be combined with `upstream`: a relay has no secret")
+	errRelayStorage  = errors.New("`storage` cannot be combined with `upstream`: a relay keeps no windows")
+)
+
+// Validate checks what the collector cannot.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.ServerConfig.NetAddr.Endpoint == "" {
+		errs = append(errs, errEndpoint)
+	}
+	if c.Upstream.HasValue() {
+		return errors.Join(append(errs, c.validateRelay())...)
+	}
+	if c.Admin.NetAddr.Endpoint == "" {
+		errs = append(errs, errAdminEndpoint)
+	} else if !c.Admin.Auth.HasValue() && !isLocal(&c.Admin.NetAddr) {
+		errs = append(errs, fmt.Errorf("%w: %q", errAdminOpen, c.Admin.NetAddr.Endpoint))
+	}
+	if c.Audience == "" || len(c.Audience) > nonce.MaxAudienceLen {
+		errs = append(errs, fmt.Errorf("%w, got %d", errAudience, len(c.Audience)))
+	}
+	if c.Length < nonce.MinLen || c.Length > nonce.MaxLen {
+		errs = append(errs, fmt.Errorf("%w, got %d", errLength, c.Length))
+	}
+	between := func(v, lo, hi time.Duration, rule error) {
+		if v < lo || v > hi {
+			errs = append(errs, fmt.Errorf("%w, got %v", rule, v))
+		}
+	}
+	between(c.MaxDelay, minMaxDelay, maxMaxDelay, errMaxDelay)
+	between(c.Skew, 0, maxSkew, errSkew)
+	between(c.GapTimeout, minInterval, c.MaxDelay, errGapTimeout)
+	between(c.ClaimLease, minInterval, maxClaimLease, errClaimLease)
+	between(c.SilentAfter, 0, maxSilentAfter, errSilentAfter)
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateRelay() error {
+	var errs []error
+	endpoint := c.Upstream.Get().Endpoint
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		errs = append(errs, fmt.Errorf("%w, got %q", errUpstream, endpoint))
+	}
+	if c.SecretFile != "" {
+		errs = append(errs, errRelaySecret)
+	}
+	if c.Storage != nil {
+		errs = append(errs, errRelayStorage)
+	}
+	return errors.Join(errs...)
+}
+
+// isLocal says whether only this machine can reach a.
+func isLocal(a *confignet.AddrConfig) bool {
+	switch a.Transport {
+	case confignet.TransportTypeUnix, confignet.TransportTypeNpipe:
+		return true
+	default:
+	}
+	host, _, err := net.SplitHostPort(a.Endpoint)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) limits() replay.Limits {
+	l := replay.DefaultLimits()
+	l.MaxDelay, l.Skew = c.MaxDelay, c.Skew
+	l.GapTimeout, l.ClaimLease, l.SilentAfter = c.GapTimeout, c.ClaimLease, c.SilentAfter
+	return l
+}

@@ -1,0 +1,56 @@
+// Package replay keeps the windows that let each block of each stream be
+// accepted once (docs/spec/receipt.md, section "Windows"): claim, deliver,
+// confirm. It is a state machine over block numbers; signatures, nonces and
+// policy were judged before anything gets here, so what it keeps per key is
+// bounded by the keys that are trusted.
+//
+// Windows. Per (scope, key, epoch, stream) the numbers that are settled are kept
+// as a watermark and ranges above it. A number is settled when its block was
+// confirmed, or when the hole it stands in was closed. What was claimed and not
+// yet confirmed is in flight under a token and a lease. A block that may arrive
+// in fragments has a bitmap over its items for as long as it is incomplete.
+//
+// Holes. A hole is reported after Limits.GapTimeout, which does not close it: what
+// arrives later is accepted and counted as a late fill. Holes are closed
+// after Limits.MaxDelay, when no block that belongs there can pass the nonce
+// check any more, or when a window would need more than Limits.MaxRanges
+// ranges (then the lowest reported one). What arrives in a closed hole is
+// too_late. The ranges closed are remembered, at most 64 per stream; beyond that
+// neighbours are merged, so that a block that had been confirmed between two
+// holes that were given up may be called too_late, but a block that never was
+// accepted is never called duplicate.
+//
+// Epochs. A key has at most Limits.MaxEpochs live epochs per scope; a ninth one
+// retires the lowest. An epoch is retired, too, when nothing signed in it can pass the
+// nonce check any more and a later one exists. The floor below which every
+// epoch is retired is kept for ever. The latest epoch of a key is never retired
+// by time, since its machine may come back after a week offline; [Local.Cleanup]
+// removes its windows on request.
+//
+// Equivocation. For each (key, epoch), over all scopes, the fingerprints of the
+// last 64 statements are kept: another statement under a known sequence number
+// is equivocation, a statement that does not name the one known before it (or
+// is not named by the one known after it) breaks the chain. A statement more than
+// 64 behind the newest is not checked against them; its blocks then are judged by their
+// numbers alone. A fingerprint is 8 bytes of a SHA-256 keyed with a random
+// value of the store, so that nobody can search for collisions.
+//
+// Beginnings. Blocks are numbered from 1 in each epoch, so a stream that is seen
+// first at number n > 1 has a hole below it. When the store is younger than
+// Limits.SilentAfter and the first statement seen has a sequence number above 64, the
+// stream was running before the store was made: that first hole takes
+// late arrivals like any other but is not reported as a gap, since the store
+// cannot know what went before it. The same holds after [Local.Cleanup] removed a
+// window.
+//
+// Durability. [Local] keeps its records through a [Persister]: claims are durable
+// before Claim returns, confirms before Confirm returns, concurrent calls share
+// one write. A record that is missing or damaged means that the store is lost: all of
+// it is dropped and a new store epoch is drawn, so that everything signed under
+// nonces of the old one is refused. There is one process per Persister; windows shared
+// by several processes need another implementation of [Store].
+//
+// What it leaves out: the judgement of time (nonces are leases; see package
+// nonce), everything about content, and protection against someone who puts
+// back an old copy of the storage directory.
+package replay

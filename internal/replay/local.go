@@ -1,0 +1,279 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/telemark-otel/telemark/internal/reason"
+)
+
+// ErrClosed is wrapped by what a closed store returns.
+var ErrClosed = errors.New("the window store is closed")
+
+// Local is a Store for one process. Its zero value is not usable; see [Open].
+type Local struct {
+	lim       Limits
+	t         times
+	persister Persister // nil: memory only
+
+	// writing is held by the caller that writes a batch for all who wait.
+	writing chan struct{}
+
+	mu sync.Mutex
+	// Under mu:
+	header
+	keys    map[keyID]*keyState
+	chains  map[chainID]*chain
+	index   index
+	streams int
+	started int64  // ms, when this process opened the store
+	now     int64  // ms, of the newest call
+	token   uint64 // of the newest claim
+	owed    SweepReport
+	unknown *simplelru.LRU[refusedID, map[reason.Reason]uint64]
+	touched []*window // by the call that holds mu
+	unsaved unsaved
+	closed  bool
+}
+
+var _ Store = (*Local)(nil)
+
+// Options are what a store is opened with.
+type Options struct {
+	Limits    Limits
+	Persister Persister          // nil: windows live as long as the process
+	Random    func([]byte) error // fills the slice, as crypto/rand.Read does
+}
+
+// Opened says what was found at Open.
+type Opened struct {
+	// Fresh: there was nothing; a store was made.
+	Fresh bool
+	// Lost: there was a store and it is damaged, for this reason. A new one was
+	// made, with a new store epoch. Tell it loudly.
+	Lost          error
+	Keys, Streams int
+}
+
+// Open loads the windows, or makes new ones. An error means that storage could
+// not be asked, or that a newer version wrote it; it never means a damaged store.
+func Open(ctx context.Context, now time.Time, o Options) (*Local, Opened, error) {
+	if err := o.Limits.validate(); err != nil {
+		return nil, Opened{}, err
+	}
+	l := &Local{
+		lim:       o.Limits,
+		t:         o.Limits.times(),
+		persister: o.Persister,
+		writing:   make(chan struct{}, 1),
+		started:   now.UnixMilli(),
+		now:       now.UnixMilli(),
+	}
+	lru, err := simplelru.NewLRU[refusedID, map[reason.Reason]uint64](o.Limits.MaxRefused, nil)
+	if err != nil {
+		return nil, Opened{}, fmt.Errorf("refusal counters: %w", err)
+	}
+	l.unknown = lru
+	l.reset()
+	opened, err := l.load(ctx)
+	if err != nil {
+		return nil, Opened{}, err
+	}
+	if opened.Fresh || opened.Lost != nil {
+		l.reset()
+		if err := l.create(ctx, now, o.Random); err != nil {
+			return nil, Opened{}, err
+		}
+	}
+	if l.token, err = randomToken(o.Random); err != nil {
+		return nil, Opened{}, err
+	}
+	opened.Keys, opened.Streams = len(l.keys), l.streams
+	return l, opened, nil
+}
+
+func (l *Local) reset() {
+	l.keys = make(map[keyID]*keyState)
+	l.chains = make(map[chainID]*chain)
+	l.index = index{}
+	l.streams = 0
+}
+
+// StoreEpoch is random and as old as the windows; nonces are bound to it.
+func (l *Local) StoreEpoch() [4]byte { return l.storeEpoch }
+
+// Close writes what is not written yet and refuses further calls with
+// store_unavailable. It may be called twice.
+func (l *Local) Close(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	wait := l.flush()
+	l.mu.Unlock()
+	return l.wait(ctx, wait)
+}
+
+func (l *Local) begin(now time.Time) *call {
+	ms := max(now.UnixMilli(), 0)
+	l.now = ms
+	return &call{now: ms, lim: &l.lim, t: l.t}
+}
+
+func unavailable(err error) error { return reason.Wrap(reason.StoreUnavailable, err) }
+
+// Claim implements Store.
+func (l *Local) Claim(ctx context.Context, now time.Time, blocks []Block) ([]Outcome, error) {
+	if len(blocks) == 0 {
+		return nil, nil
+	}
+	out := make([]Outcome, len(blocks))
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, unavailable(ErrClosed)
+	}
+	c := l.begin(now)
+	l.token++
+	c.token, c.lease = l.token, c.now+l.t.lease
+	at := cursor{l: l, key: l.fingerprints}
+	for i := range blocks {
+		l.claim(c, &at, &blocks[i], &out[i])
+	}
+	wait := l.end()
+	l.mu.Unlock()
+	if err := l.wait(ctx, wait); err != nil {
+		l.undo(out)
+		return nil, unavailable(err)
+	}
+	return out, nil
+}
+
+// claim judges one block: number, epoch, chain, window, in this order.
+func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
+	o.Claim.Block = *b
+	if b.No == 0 || b.No >= maxNumber || b.Epoch == 0 || b.Seq == 0 || b.Total < 0 || b.Total > maxTotal {
+		o.Reason = reason.StreamInvalid
+		return
+	}
+	if k := at.keyOf(b); k != nil && b.Epoch < k.floor {
+		o.Reason = reason.EpochRetired
+		return
+	}
+	s := at.statementOf(b)
+	if ch := at.chainOf(b); ch != nil {
+		if o.Reason = ch.check(s); o.Reason != "" {
+			return
+		}
+	}
+	w := at.window
+	if w == nil {
+		if w, o.Reason = l.window(c, b); o.Reason != "" {
+			return
+		}
+		at.found(w)
+	}
+	w.claim(c, b, o)
+	switch o.Reason {
+	case "":
+		if b.Issued.IsZero() {
+			w.untimed = true
+		} else {
+			w.lastT = max(w.lastT, b.Issued.UnixMilli())
+		}
+		l.touch(w)
+	case reason.Duplicate:
+		w.duplicates++
+		l.markWindow(w)
+	default:
+	}
+	if o.Reason != reason.WindowFull && o.Reason != reason.Equivocation && w.epoch.chain.learn(s) {
+		l.markChain(w.epoch.chain)
+	}
+}
+
+// undo takes back what a Claim call claimed and could not make durable.
+func (l *Local) undo(out []Outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := cursor{l: l}
+	for i := range out {
+		o := &out[i]
+		if o.Claim.Token == 0 {
+			continue
+		}
+		how := released
+		if o.Redelivery {
+			how = orphaned
+		}
+		if w := at.windowOf(&o.Claim.Block); w != nil && w.release(&o.Claim, how) {
+			l.touch(w)
+		}
+	}
+	l.settle()
+}
+
+// Confirm implements Store.
+func (l *Local) Confirm(ctx context.Context, now time.Time, claims []Claim) (lost int, err error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return 0, unavailable(ErrClosed)
+	}
+	c := l.begin(now)
+	at := cursor{l: l}
+	for i := range claims {
+		cl := &claims[i]
+		if cl.Token == 0 {
+			continue
+		}
+		w := at.windowOf(&cl.Block)
+		if w == nil {
+			lost++
+			continue
+		}
+		held, late := w.confirm(c, cl)
+		if !held {
+			lost++
+			continue
+		}
+		if late {
+			l.owed.LateFills++
+		}
+		l.touch(w)
+	}
+	wait := l.end()
+	l.mu.Unlock()
+	if err := l.wait(ctx, wait); err != nil {
+		return lost, unavailable(err)
+	}
+	return lost, nil
+}
+
+// Release implements Store.
+func (l *Local) Release(ctx context.Context, _ time.Time, claims []Claim) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return unavailable(ErrClosed)
+	}
+	at := cursor{l: l}
+	for i := range claims {
+		cl := &claims[i]
+		if cl.Token == 0 {
+			continue
+		}
+		if w := at.windowOf(&cl.Block); w != nil && w.release(cl, released) {
+			l.touch(w)
+		}
+	}
+	wait := l.end()
+	l.mu.Unlock()
+	if err := l.wait(ctx, wait); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+package replay
+
+import (
+	"slices"
+
+	"github.com/telemark-otel/telemark/internal/reason"
+)
+
+// window is the state of one stream of one epoch in one scope.
+type window struct {
+	key    *keyState
+	epoch  *epochState
+	stream string
+
+	settled  settled
+	flights  flights
+	partials []*partial // ascending by number
+
+	verified   uint64
+	duplicates uint64
+	lateFills  uint64
+	gapsClosed uint64 // blocks
+	owed       uint64 // missing blocks that no report has counted yet
+	owedClosed uint64 // closed ones that no report has counted yet
+
+	lastT    int64 // ms, newest nonce claimed under
+	lastSeen int64 // ms, newest confirm
+	farewell uint64
+	location *LatLon
+	untimed  bool // something came without a nonce
+	running  bool // the stream was running before the store knew it
+
+	// Not durable.
+	silent  bool
+	refused map[reason.Reason]uint64
+
+	record  string // its key in the Persister
+	dirty   bool   // to be written
+	touched bool   // changed by the call that holds the lock
+	dead    bool   // dropped: nothing is written any more
+}
+
+// call is what all blocks of one Claim, Confirm or Sweep have in common.
+type call struct {
+	now   int64  // ms
+	token uint64 // claims of one call share it
+	lease int64  // ms, when they end
+	lim   *Limits
+	t     times
+}
+
+// claim judges b and claims it.
+func (w *window) claim(c *call, b *Block, o *Outcome) {
+	if w.settled.has(b.No) {
+		o.Reason = reason.Duplicate
+		if w.settled.gaveUp(b.No) {
+			o.Reason = reason.TooLate
+		}
+		return
+	}
+	p := w.partial(b.No)
+	f := w.flights.get(b.No)
+	switch {
+	case p != nil:
+		w.claimPart(c, b, p, o)
+	case f != nil && f.token == c.token:
+		o.Reason = reason.Duplicate
+	case f != nil && f.lease > c.now:
+		o.Reason = reason.InFlight
+	case f != nil && b.Candidates == nil:
+		f.token, f.lease = c.token, c.lease
+		o.Redelivery, o.Late = true, f.flags&flightCounted != 0
+		o.Claim.Token = c.token
+	case b.Candidates != nil:
+		w.claimFirstPart(c, b, f, o)
+	default:
+		w.claimWhole(c, b.No, o)
+	}
+}
+
+func (w *window) claimWhole(c *call, no uint64, o *Outcome) {
+	if w.flights.len() >= c.lim.MaxInFlight || !w.room(c, no) {
+		o.Reason = reason.WindowFull
+		return
+	}
+	e := flight{no: no, token: c.token, lease: c.lease}
+	if w.reported(no) {
+		e.flags |= flightCounted
+		o.Late = true
+	}
+	if w.isolated(no) {
+		e.flags |= flightIsolated
+	}
+	w.flights.put(e)
+	o.Claim.Token = c.token
+}
+
+// claimFirstPart claims the first fragment of a block. f is what is left of a
+// claim on the whole block whose owner is dead, or nil.
+func (w *window) claimFirstPart(c *call, b *Block, f *flight, o *Outcome) {
+	if f == nil && !w.room(c, b.No) || w.key.partialBytes+2*bitsetBytes(b.Total) > c.lim.MaxPartial {
+		o.Reason = reason.WindowFull
+		return
+	}
+	p := &partial{no: b.No, total: b.Total, since: c.now, done: newBitset(b.Total), counted: w.reported(b.No)}
+	if f != nil {
+		whole := newBitset(b.Total)
+		whole.setRange(0, uint32(b.Total))
+		p.fragments = append(p.fragments, fragment{items: whole})
+		p.counted = f.flags&flightCounted != 0
+		w.flights.remove(f)
+	}
+	i, _ := w.partialAt(b.No)
+	w.partials = slices.Insert(w.partials, i, p)
+	w.key.partialBytes += p.bytes()
+	w.claimPart(c, b, p, o)
+	if len(p.fragments) == 0 && p.done.empty() { // it had no item that can be one of the block
+		w.dropPartial(i)
+	}
+}
+
+// claimPart claims items of an incomplete block.
+func (w *window) claimPart(c *call, b *Block, p *partial, o *Outcome) {
+	if b.Total != p.total {
+		// Two signed statements disagree about how many items the block has.
+		o.Reason = reason.Equivocation
+		return
+	}
+	size := p.bytes()
+	if len(p.fragments) >= maxFragments || w.key.partialBytes+p.done.bytes() > c.lim.MaxPartial {
+		o.Reason = reason.WindowFull
+		return
+	}
+	candidates := b.Candidates
+	if candidates == nil {
+		candidates = inOrder(p.total)
+	}
+	p.claim(candidates, c, o)
+	o.Late = o.Reason == "" && p.counted
+	w.key.partialBytes += p.bytes() - size
+}
+
+// inOrder are the candidates of a block that arrived whole.
+func inOrder(total int) [][]uint32 {
+	all := make([]uint32, total)
+	out := make([][]uint32, total)
+	for i := range all {
+		all[i] = uint32(i)
+		out[i] = all[i : i+1]
+	}
+	return out
+}
+
+// room makes sure that settling no can not bring the window over its ranges.
+func (w *window) room(c *call, no uint64) bool {
+	if !w.isolated(no) || len(w.settled.spans)+w.flights.isolated+len(w.partials) < c.lim.MaxRanges {
+		return true
+	}
+	return w.closeLowest(c, no)
+}
+
+// closeLowest closes the lowest hole that was reported and that no does not stand in.
+func (w *window) closeLowest(c *call, no uint64) bool {
+	for i := range w.settled.spans {
+		lo, hi := w.settled.hole(i)
+		if w.settled.spans[i].flags == 0 || no >= lo && no <= hi || w.busy(lo, hi, c.now) {
+			continue
+		}
+		w.owedClosed += w.close(i)
+		return true
+	}
+	return false
+}
+
+// isolated says whether no has no neighbour that is settled or in flight.
+func (w *window) isolated(no uint64) bool {
+	return !w.settled.touches(no) && w.flights.get(no-1) == nil && w.flights.get(no+1) == nil
+}
+
+// reported says whether no was counted as missing in a report.
+func (w *window) reported(no uint64) bool {
+	f := w.settled.flagsAt(no)
+	return f&holeReported != 0 && f&holeBefore == 0
+}
+
+func (w *window) partialAt(no uint64) (int, bool) {
+	return slices.BinarySearchFunc(w.partials, no, func(p *partial, no uint64) int {
+		switch {
+		case p.no < no:
+			return -1
+		case p.no > no:
+			return 1
+		default:
+			return 0
+		}
+	})
+}
+
+func (w *window) partial(no uint64) *partial {
+	if len(w.partials) == 0 {
+		return nil
+	}
+	if i, ok := w.partialAt(no); ok {
+		return w.partials[i]
+	}
+	return nil
+}
+
+// partialsIn counts the incomplete blocks between lo and hi.
+func (w *window) partialsIn(lo, hi uint64) uint64 {
+	if len(w.partials) == 0 {
+		return 0
+	}
+	i, _ := w.partialAt(lo)
+	var n uint64
+	for ; i < len(w.partials) && w.partials[i].no <= hi; i++ {
+		n++
+	}
+	return n
+}
+
+func (w *window) dropPartial(i int) {
+	w.key.partialBytes -= w.partials[i].bytes()
+	w.partials = slices.Delete(w.partials, i, i+1)
+}
+
+// confirm makes a claim final; false when it does not hold (any more). late
+// says that it filled a hole that was reported.
+func (w *window) confirm(c *call, cl *Claim) (held, late bool) {
+	no := cl.Block.No
+	if cl.Items == nil {
+		f := w.flights.get(no)
+		if f == nil || f.token != cl.Token {
+			return false, false
+		}
+		late = f.flags&flightCounted != 0
+		w.flights.remove(f)
+		w.settle(c, &cl.Block, late)
+		return true, late
+	}
+	i, ok := w.partialAt(no)
+	if !ok {
+		return false, false
+	}
+	p := w.partials[i]
+	size := p.bytes()
+	held = p.take(cl.Token, cl.Items, true)
+	w.key.partialBytes += p.bytes() - size
+	if !held {
+		return false, false
+	}
+	w.lastSeen, w.silent = max(w.lastSeen, c.now), false
+	if p.done.count() < p.total {
+		return true, false
+	}
+	w.dropPartial(i)
+	w.settle(c, &cl.Block, p.counted)
+	return true, p.counted
+}
+
+func (w *window) settle(c *call, b *Block, late bool) {
+	top := w.settled.top()
+	var flags holeFlags
+	if top == 0 && w.running {
+		flags = holeBefore
+	}
+	w.settled.add(b.No, c.now, flags)
+	w.verified++
+	if late {
+		w.lateFills++
+	}
+	w.lastSeen, w.silent = max(w.lastSeen, c.now), false
+	if b.Location != nil && (b.No > top || w.location == nil) {
+		if w.location == nil {
+			w.location = new(LatLon)
+		}
+		*w.location = *b.Location
+	}
+	if b.Farewell && b.No > top {
+		w.farewell = b.No
+	}
+}
+
+// leave is how a claim ends that is not confirmed.
+type leave int
+
+const (
+	released leave = iota // nothing was delivered
+	orphaned              // an owner before this one may have delivered
+)
+
+// release gives a claim back; false when it does not hold.
+func (w *window) release(cl *Claim, how leave) bool {
+	no := cl.Block.No
+	if cl.Items == nil {
+		f := w.flights.get(no)
+		if f == nil || f.token != cl.Token {
+			return false
+		}
+		if how == orphaned {
+			f.token, f.lease = 0, 0
+			return true
+		}
+		counted := f.flags&flightCounted != 0
+		w.flights.remove(f)
+		w.owe(no, counted)
+		return true
+	}
+	i, ok := w.partialAt(no)
+	if !ok {
+		return false
+	}
+	p := w.partials[i]
+	if how == orphaned {
+		p.orphan(cl.Token)
+		return true
+	}
+	size := p.bytes()
+	held := p.take(cl.Token, cl.Items, false)
+	w.key.partialBytes += p.bytes() - size
+	if len(p.fragments) == 0 && p.done.empty() {
+		w.dropPartial(i)
+		w.owe(no, p.counted)
+	}
+	return held
+}
+
+// owe notes that no is missing again in a hole that was reported without it.
+func (w *window) owe(no uint64, counted bool) {
+	if !counted && w.reported(no) {
+		w.owed++
+	}
+}
+
+// gone says whether the stream said goodbye and nothing came after.
+func (w *window) gone() bool { return w.farewell > 0 && w.farewell == w.settled.top() }
