@@ -1,0 +1,179 @@
+package keyfile
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/telemark-otel/telemark/internal/policy"
+	"github.com/telemark-otel/telemark/internal/receipt"
+	"github.com/telemark-otel/telemark/internal/verdict"
+)
+
+const (
+	kidLen    = 34 // 000b, SHA-256
+	maxName   = 256
+	maxLabels = 64
+)
+
+// File is the whole file.
+type File struct {
+	Keys []Entry `json:"keys"`
+}
+
+// Entry is one key. `telemark key show` prints it.
+type Entry struct {
+	KID       string `json:"kid"`                  // TPM Name in hexadecimal: 000b and 32 bytes
+	Name      string `json:"name"`                 // of the machine
+	Algorithm string `json:"alg"`                  // ES256
+	PublicKey string `json:"public_key"`           // PEM, PUBLIC KEY
+	TPMPublic []byte `json:"tpm_public,omitempty"` // base64 of the TPMT_PUBLIC
+
+	NotBefore *time.Time `json:"not_before,omitempty"` // RFC 3339
+	NotAfter  *time.Time `json:"not_after,omitempty"`
+	Revoked   string     `json:"revoked,omitempty"` // why; "superseded" keeps what was signed before not_after
+
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// Bind replaces the default bindings, as a whole, when it is there.
+	Bind         map[string]string `json:"bind,omitempty"`
+	BindRequired []string          `json:"bind_required,omitempty"`
+	// Freshness replaces the default when it is there.
+	Freshness string `json:"freshness,omitempty"`
+	// Location replaces the default when it is there.
+	Location *Location `json:"location,omitempty"`
+}
+
+// Location is a location policy.
+type Location struct {
+	Required    *bool           `json:"required,omitempty"` // true when absent
+	Sources     []string        `json:"sources,omitempty"`
+	MaxAge      string          `json:"max_age,omitempty"`      // a duration like 10m
+	MaxAccuracy float64         `json:"max_accuracy,omitempty"` // metres
+	Within      json.RawMessage `json:"within,omitempty"`       // GeoJSON geometry
+	Mode        string          `json:"mode,omitempty"`
+}
+
+func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
+	kid, err := hex.DecodeString(e.KID)
+	if err != nil || len(kid) != kidLen || kid[0] != 0x00 || kid[1] != 0x0b {
+		return nil, errors.New(`"kid" is not a TPM Name: 000b and 64 hexadecimal digits, as "telemark key show" prints it`)
+	}
+	if e.Name == "" || len(e.Name) > maxName {
+		return nil, fmt.Errorf(`"name" needs 1 to %d bytes, it is what the machine is called`, maxName)
+	}
+	if len(e.Labels) > maxLabels {
+		return nil, fmt.Errorf(`"labels" holds %d labels, at most %d are allowed`, len(e.Labels), maxLabels)
+	}
+	k := &verdict.Key{KID: string(kid), Name: e.Name, Labels: e.Labels, Revoked: e.Revoked}
+	if err := e.publicKey(k); err != nil {
+		return nil, err
+	}
+	if err := e.validity(k); err != nil {
+		return nil, err
+	}
+	if k.Policy, err = e.policy(defaults); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func (e *Entry) publicKey(k *verdict.Key) error {
+	switch e.Algorithm {
+	case "ES256":
+		k.Algorithm = receipt.ES256
+	case "":
+		return errors.New(`there is no "alg", take ES256`)
+	default:
+		return fmt.Errorf(`"alg" is %.32q, only ES256 is known`, e.Algorithm)
+	}
+	block, rest := pem.Decode([]byte(e.PublicKey))
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return errors.New(`"public_key" is not PEM of type PUBLIC KEY, as "openssl pkey -pubout" writes it`)
+	}
+	if len(rest) > 0 {
+		return errors.New(`"public_key" goes on behind the first PEM block, only one key may stand there`)
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return fmt.Errorf(`"public_key" cannot be read: %w`, err)
+	}
+	ec, ok := public.(*ecdsa.PublicKey)
+	if !ok || ec.Curve != elliptic.P256() {
+		return errors.New(`"public_key" is not on P-256, which ES256 needs`)
+	}
+	k.Public = ec
+	if len(e.TPMPublic) == 0 {
+		return nil
+	}
+	return checkTPMPublic(e.TPMPublic, []byte(k.KID), ec)
+}
+
+func (e *Entry) validity(k *verdict.Key) error {
+	if e.NotBefore != nil {
+		k.NotBefore = *e.NotBefore
+	}
+	if e.NotAfter != nil {
+		k.NotAfter = *e.NotAfter
+	}
+	if !k.NotAfter.IsZero() && !k.NotAfter.After(k.NotBefore) {
+		return fmt.Errorf(`"not_after" (%s) is not after "not_before" (%s)`, k.NotAfter.Format(time.RFC3339), k.NotBefore.Format(time.RFC3339))
+	}
+	if k.Revoked == verdict.Superseded && k.NotAfter.IsZero() {
+		return errors.New(`"revoked" is "superseded" and there is no "not_after": say until when the key was used, or give another reason`)
+	}
+	return nil
+}
+
+func (e *Entry) policy(defaults *policy.Policy) (*policy.Policy, error) {
+	if e.Bind == nil && e.BindRequired == nil && e.Freshness == "" && e.Location == nil {
+		return defaults, nil
+	}
+	p := *defaults
+	var err error
+	if e.Bind != nil || e.BindRequired != nil {
+		if p.Bind, err = policy.ParseBind(e.Bind, e.BindRequired); err != nil {
+			return nil, fmt.Errorf(`"bind": %w`, err)
+		}
+	}
+	if e.Freshness != "" {
+		if p.Freshness, err = policy.ParseFreshness(e.Freshness); err != nil {
+			return nil, err
+		}
+	}
+	if e.Location != nil {
+		if p.Location, err = e.Location.policy(); err != nil {
+			return nil, fmt.Errorf(`"location": %w`, err)
+		}
+	}
+	return &p, nil
+}
+
+func (l *Location) policy() (*policy.Location, error) {
+	p := &policy.Location{
+		Required:    l.Required == nil || *l.Required,
+		Sources:     l.Sources,
+		MaxAccuracy: l.MaxAccuracy,
+	}
+	var err error
+	if l.MaxAge != "" {
+		if p.MaxAge, err = time.ParseDuration(l.MaxAge); err != nil {
+			return nil, fmt.Errorf(`"max_age": %w`, err)
+		}
+	}
+	if p.Mode, err = policy.ParseMode(l.Mode); err != nil {
+		return nil, err
+	}
+	if len(l.Within) > 0 {
+		if p.Within, err = policy.ParseArea(l.Within); err != nil {
+			return nil, fmt.Errorf(`"within": %w`, err)
+		}
+	}
+	return p, p.Validate()
+}

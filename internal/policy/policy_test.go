@@ -1,0 +1,257 @@
+package policy
+
+import (
+	"iter"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/telemark-otel/telemark/internal/reason"
+	"github.com/telemark-otel/telemark/internal/receipt"
+)
+
+type pair struct{ key, value string }
+
+type resource []pair
+
+func (r resource) Values(key string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, p := range r {
+			if p.key == key && !yield(p.value) {
+				return
+			}
+		}
+	}
+}
+
+var signed = time.Unix(1_700_000_000, 0)
+
+func facts(change func(*Facts)) *Facts {
+	f := &Facts{
+		Name:       "edge-a",
+		Labels:     map[string]string{"site": "berlin"},
+		Attributes: resource{{"host.name", "edge-a"}, {"site", "berlin"}},
+		Freshness:  Live,
+		Signed:     signed,
+	}
+	if change != nil {
+		change(f)
+	}
+	return f
+}
+
+func at(lat, lon float64, change func(*receipt.Location)) *receipt.Location {
+	l := &receipt.Location{Latitude: lat, Longitude: lon, Source: "gpsd"}
+	if change != nil {
+		change(l)
+	}
+	return l
+}
+
+func bind(t *testing.T, m map[string]string, required ...string) []Binding {
+	b, err := ParseBind(m, required)
+	require.NoError(t, err)
+	return b
+}
+
+func TestBindRefusesAnotherMachinesName(t *testing.T) {
+	byName := map[string]string{"host.name": "name"}
+	byLabel := map[string]string{"site": "label:site"}
+	for name, c := range map[string]struct {
+		bind     map[string]string
+		required []string
+		facts    func(*Facts)
+		want     reason.Reason
+	}{
+		"same name":                {bind: byName},
+		"other name":               {bind: byName, facts: func(f *Facts) { f.Attributes = resource{{"host.name", "edge-b"}} }, want: reason.IdentityMismatch},
+		"case differs":             {bind: byName, facts: func(f *Facts) { f.Attributes = resource{{"host.name", "EDGE-A"}} }, want: reason.IdentityMismatch},
+		"empty value":              {bind: byName, facts: func(f *Facts) { f.Attributes = resource{{"host.name", ""}} }, want: reason.IdentityMismatch},
+		"second value names other": {bind: byName, facts: func(f *Facts) { f.Attributes = resource{{"host.name", "edge-a"}, {"host.name", "edge-b"}} }, want: reason.IdentityMismatch},
+		"absent":                   {bind: byName, facts: func(f *Facts) { f.Attributes = resource{} }},
+		"absent and required":      {bind: byName, required: []string{"host.name"}, facts: func(f *Facts) { f.Attributes = resource{} }, want: reason.IdentityMismatch},
+		"label":                    {bind: byLabel},
+		"other label":              {bind: byLabel, facts: func(f *Facts) { f.Attributes = resource{{"site", "paris"}} }, want: reason.IdentityMismatch},
+		"key without the label":    {bind: byLabel, facts: func(f *Facts) { f.Labels = nil }, want: reason.IdentityMismatch},
+		"key without a name":       {bind: byName, facts: func(f *Facts) { f.Name = ""; f.Attributes = resource{{"host.name", ""}} }, want: reason.IdentityMismatch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Policy{Bind: bind(t, c.bind, c.required...)}
+			require.Equal(t, c.want, reason.Of(p.Judge(facts(c.facts))))
+		})
+	}
+}
+
+func TestBindDetailIsBounded(t *testing.T) {
+	p := &Policy{Bind: bind(t, map[string]string{"host.name": "name"})}
+	huge := string(make([]byte, 1<<20))
+	err := p.Judge(facts(func(f *Facts) { f.Attributes = resource{{"host.name", huge}} }))
+	require.Less(t, len(err.Error()), 2048)
+}
+
+func TestParseBindNamesTheWayOut(t *testing.T) {
+	_, err := ParseBind(map[string]string{"host.name": "label:"}, nil)
+	require.ErrorContains(t, err, `"label:"`)
+	_, err = ParseBind(map[string]string{"host.name": "hostname"}, nil)
+	require.ErrorContains(t, err, `"name"`)
+	_, err = ParseBind(map[string]string{"": "name"}, nil)
+	require.Error(t, err)
+	_, err = ParseBind(nil, []string{"host.name"})
+	require.ErrorContains(t, err, "not bound")
+}
+
+func TestFreshnessIsAnOrder(t *testing.T) {
+	for _, required := range []Freshness{Sequence, Stale, Live} {
+		for _, got := range []Freshness{Sequence, Stale, Live} {
+			p := &Policy{Freshness: required}
+			err := p.Judge(facts(func(f *Facts) { f.Freshness = got }))
+			if got < required {
+				require.Equal(t, reason.NotFresh, reason.Of(err), "%v for %v", got, required)
+			} else {
+				require.NoError(t, err, "%v for %v", got, required)
+			}
+		}
+		require.NoError(t, (&Policy{Freshness: required}).Judge(facts(func(f *Facts) { f.Freshness = Unjudged })))
+	}
+}
+
+func TestDegreeComesFromTheNonceAlone(t *testing.T) {
+	p := &Policy{LiveWithin: 5 * time.Minute}
+	require.Equal(t, Live, p.Degree(signed, signed.Add(5*time.Minute)))
+	require.Equal(t, Stale, p.Degree(signed, signed.Add(5*time.Minute+1)))
+	require.Equal(t, Live, p.Degree(signed, signed.Add(-time.Second)), "clocks differ within the skew")
+}
+
+func TestFreshnessWordsRoundTrip(t *testing.T) {
+	for _, f := range []Freshness{Sequence, Stale, Live} {
+		got, err := ParseFreshness(f.String())
+		require.NoError(t, err)
+		require.Equal(t, f, got)
+	}
+	_, err := ParseFreshness("unjudged")
+	require.Error(t, err)
+}
+
+const berlin = `{"type":"Polygon","coordinates":[
+	[[13,52],[14,52],[14,53],[13,53],[13,52]],
+	[[13.4,52.4],[13.6,52.4],[13.6,52.6],[13.4,52.6],[13.4,52.4]]]}`
+
+const twoSquares = `{"type":"MultiPolygon","coordinates":[
+	[[[0,0],[1,0],[1,1],[0,1],[0,0]]],
+	[[[170,-10,5],[180,-10,5],[180,10,5],[170,10,5],[170,-10,5]]]]}`
+
+func area(t *testing.T, geometry string) *Area {
+	a, err := ParseArea([]byte(geometry))
+	require.NoError(t, err)
+	return a
+}
+
+func TestLocationPolicyHasOneReasonForEachFault(t *testing.T) {
+	metres := func(f float64) func(*receipt.Location) {
+		return func(l *receipt.Location) { l.Accuracy = &f }
+	}
+	age := func(s int64) func(*receipt.Location) {
+		return func(l *receipt.Location) { l.Age = &s }
+	}
+	taken := func(d time.Duration) func(*receipt.Location) {
+		s := signed.Add(d).Unix()
+		return func(l *receipt.Location) { l.Timestamp = &s }
+	}
+	for name, c := range map[string]struct {
+		policy Location
+		got    *receipt.Location
+		want   reason.Reason
+	}{
+		"absent":                    {Location{Required: true}, nil, reason.LocationMissing},
+		"absent, not required":      {Location{Sources: []string{"gpsd"}}, nil, ""},
+		"source":                    {Location{Sources: []string{"static", "gpsd"}}, at(0, 0, nil), ""},
+		"other source":              {Location{Sources: []string{"static"}}, at(0, 0, nil), reason.LocationSourceNotAllowed},
+		"inside":                    {Location{Within: area(t, berlin)}, at(52.2, 13.2, nil), ""},
+		"on the boundary":           {Location{Within: area(t, berlin)}, at(52.0, 13.5, nil), ""},
+		"in the hole":               {Location{Within: area(t, berlin)}, at(52.5, 13.5, nil), reason.LocationOutside},
+		"outside":                   {Location{Within: area(t, berlin)}, at(48, 11, nil), reason.LocationOutside},
+		"latitude and longitude":    {Location{Within: area(t, berlin)}, at(13.2, 52.2, nil), reason.LocationOutside},
+		"second polygon":            {Location{Within: area(t, twoSquares)}, at(0, 175, nil), ""},
+		"between the polygons":      {Location{Within: area(t, twoSquares)}, at(0, 90, nil), reason.LocationOutside},
+		"no number":                 {Location{Within: area(t, berlin)}, at(math.NaN(), 13.2, nil), reason.LocationOutside},
+		"accurate":                  {Location{MaxAccuracy: 10}, at(0, 0, metres(10)), ""},
+		"too coarse":                {Location{MaxAccuracy: 10}, at(0, 0, metres(10.1)), reason.LocationTooInaccurate},
+		"accuracy unknown":          {Location{MaxAccuracy: 10}, at(0, 0, nil), reason.LocationTooInaccurate},
+		"accuracy is no number":     {Location{MaxAccuracy: 10}, at(0, 0, metres(math.NaN())), reason.LocationTooInaccurate},
+		"negative accuracy":         {Location{MaxAccuracy: 10}, at(0, 0, metres(-1)), reason.LocationTooInaccurate},
+		"young by age":              {Location{MaxAge: time.Minute}, at(0, 0, age(60)), ""},
+		"old by age":                {Location{MaxAge: time.Minute}, at(0, 0, age(61)), reason.LocationStale},
+		"negative age":              {Location{MaxAge: time.Minute}, at(0, 0, age(-1)), reason.LocationStale},
+		"young by time":             {Location{MaxAge: time.Minute}, at(0, 0, taken(-time.Minute)), ""},
+		"old by time":               {Location{MaxAge: time.Minute}, at(0, 0, taken(-2*time.Minute)), reason.LocationStale},
+		"taken after it was signed": {Location{MaxAge: time.Minute}, at(0, 0, taken(2*time.Minute)), reason.LocationStale},
+		"end of time":               {Location{MaxAge: time.Minute}, at(0, 0, taken(math.MaxInt64)), reason.LocationStale},
+		"neither age nor time":      {Location{MaxAge: time.Minute}, at(0, 0, nil), reason.LocationStale},
+		"age says young, time says old": {Location{MaxAge: time.Minute}, at(0, 0, func(l *receipt.Location) {
+			age(1)(l)
+			taken(-time.Hour)(l)
+		}), reason.LocationStale},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Policy{Location: &c.policy}
+			require.Equal(t, c.want, reason.Of(p.Judge(facts(func(f *Facts) { f.Location = c.got }))))
+		})
+	}
+}
+
+func TestPolicyReasonsAreOfClassPolicy(t *testing.T) {
+	p := &Policy{Location: &Location{Required: true}}
+	require.Equal(t, reason.ClassPolicy, reason.Of(p.Judge(facts(nil))).Class())
+}
+
+func TestParseAreaRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		geometry string
+		want     error
+	}{
+		"point":          {`{"type":"Point","coordinates":[1,2]}`, ErrAreaType},
+		"feature":        {`{"type":"Feature","geometry":{}}`, ErrAreaType},
+		"no polygon":     {`{"type":"MultiPolygon","coordinates":[]}`, ErrAreaEmpty},
+		"no ring":        {`{"type":"Polygon","coordinates":[]}`, ErrAreaEmpty},
+		"three points":   {`{"type":"Polygon","coordinates":[[[0,0],[1,0],[0,0]]]}`, ErrAreaRing},
+		"open ring":      {`{"type":"Polygon","coordinates":[[[0,0],[1,0],[1,1],[0,1]]]}`, ErrAreaRing},
+		"one coordinate": {`{"type":"Polygon","coordinates":[[[0],[1,0],[1,1],[0]]]}`, ErrAreaPosition},
+		"four of them":   {`{"type":"Polygon","coordinates":[[[0,0,0,0],[1,0],[1,1],[0,0]]]}`, ErrAreaPosition},
+		"out of range":   {`{"type":"Polygon","coordinates":[[[0,91],[1,0],[1,1],[0,91]]]}`, ErrAreaPosition},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseArea([]byte(c.geometry))
+			require.ErrorIs(t, err, c.want)
+		})
+	}
+	_, err := ParseArea([]byte(`{"type":"Polygon","coordinates":"x"}`))
+	require.Error(t, err)
+	_, err = ParseArea([]byte(`{`))
+	require.Error(t, err)
+}
+
+func TestParseAreaIsBounded(t *testing.T) {
+	ring := make([][]float64, maxPositions+1)
+	for i := range ring {
+		ring[i] = []float64{0, 0}
+	}
+	_, err := newArea([][][][]float64{{ring}})
+	require.ErrorIs(t, err, ErrAreaTooLarge)
+}
+
+func TestLocationValidate(t *testing.T) {
+	require.ErrorIs(t, (&Location{MaxAge: -1}).Validate(), ErrMaxAge)
+	require.ErrorIs(t, (&Location{MaxAccuracy: math.Inf(1)}).Validate(), ErrMaxAccuracy)
+	require.ErrorIs(t, (&Location{MaxAccuracy: -1}).Validate(), ErrMaxAccuracy)
+	require.ErrorIs(t, (&Location{}).Validate(), ErrNothing)
+	require.Error(t, (&Location{Sources: []string{""}}).Validate())
+	require.NoError(t, (&Location{Required: true}).Validate())
+}
+
+func TestUnknownModesAllowNothing(t *testing.T) {
+	_, err := ParseMode("strict")
+	require.Error(t, err)
+	require.False(t, area(t, berlin).allows(at(52.2, 13.2, nil), Mode(7)))
+}

@@ -1,0 +1,135 @@
+package tpmverifyprocessor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/telemark-otel/telemark/internal/policy"
+)
+
+// LocationConfig is the default location policy. What it asks is asked of every
+// block whose key has no location policy of its own.
+type LocationConfig struct {
+	// Required refuses blocks without a location; true when absent.
+	Required *bool `mapstructure:"required"`
+	// Sources are the accepted sources, all when empty.
+	Sources []string `mapstructure:"sources"`
+	// MaxAge is how old a fix may have been when signed; 0 asks nothing.
+	MaxAge time.Duration `mapstructure:"max_age"`
+	// MaxAccuracy is in metres; 0 asks nothing.
+	MaxAccuracy float64 `mapstructure:"max_accuracy"`
+	// Within is a GeoJSON geometry of type Polygon or MultiPolygon.
+	Within map[string]any `mapstructure:"within"`
+	// Mode is how positions are held against the area: centre.
+	Mode string `mapstructure:"mode"`
+}
+
+func (l *LocationConfig) policy() (*policy.Location, error) {
+	p := &policy.Location{
+		Required:    l.Required == nil || *l.Required,
+		Sources:     l.Sources,
+		MaxAge:      l.MaxAge,
+		MaxAccuracy: l.MaxAccuracy,
+	}
+	var err error
+	if p.Mode, err = policy.ParseMode(l.Mode); err != nil {
+		return nil, err
+	}
+	if l.Within != nil {
+		geometry, err := json.Marshal(l.Within)
+		if err != nil {
+			return nil, fmt.Errorf("within: %w", err)
+		}
+		if p.Within, err = policy.ParseArea(geometry); err != nil {
+			return nil, fmt.Errorf("within: %w", err)
+		}
+	}
+	return p, p.Validate()
+}
+
+func oneOf(value string, err error, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("%w, not %q", err, value)
+}
+
+// validateChoices checks the words.
+func (c *Config) validateChoices() error {
+	errs := []error{
+		oneOf(string(c.Mode), ErrMode, string(ModeEnforce), string(ModeObserve), string(ModeCheck), string(ModeStrip)),
+		oneOf(c.Unsigned, ErrUnsigned, UnsignedDrop, UnsignedTag, UnsignedPass),
+		oneOf(c.Receipts, ErrReceipts, ReceiptsStrip, ReceiptsKeep),
+		oneOf(c.Emit, ErrEmit, EmitAll, EmitRefused),
+		oneOf(c.Heartbeats, ErrHeartbeats, "", HeartbeatsPass, HeartbeatsDrop),
+		oneOf(c.Enrich.Action, ErrEnrich, EnrichStrip, EnrichPrefix, EnrichRefuse),
+	}
+	if (c.Enrich.Action == EnrichPrefix) != (c.Enrich.Prefix != "") {
+		errs = append(errs, fmt.Errorf("%w: action %q, prefix %q", ErrPrefix, c.Enrich.Action, c.Enrich.Prefix))
+	}
+	if c.Enrich.Prefix != "" && reachesReserved(c.Enrich.Prefix) {
+		errs = append(errs, fmt.Errorf("%w, not with %q", ErrPrefixTaken, c.Enrich.Prefix))
+	}
+	return errors.Join(errs...)
+}
+
+// reachesReserved reports whether prefix and some key together can begin with
+// "telemark" in any case: "tele" and "mark.verdict" would. Folding is that of
+// Unicode, which knows a second k.
+func reachesReserved(prefix string) bool {
+	want := []rune("telemark")
+	got := []rune(prefix)
+	n := min(len(got), len(want))
+	return strings.EqualFold(string(got[:n]), string(want[:n]))
+}
+
+func (c *Config) validateBounds() error {
+	var errs []error
+	if c.Park.MaxBytes <= 0 {
+		errs = append(errs, fmt.Errorf("%w, not %d", ErrParkBytes, c.Park.MaxBytes))
+	}
+	if c.Park.Wait <= 0 {
+		errs = append(errs, fmt.Errorf("%w, not %v", ErrParkWait, c.Park.Wait))
+	}
+	if c.InFlightWait < 0 || c.InFlightWait > maxInFlightWait {
+		errs = append(errs, fmt.Errorf("%w, not %v", ErrInFlightWait, c.InFlightWait))
+	}
+	if c.RefusalLog.Burst < 0 || c.RefusalLog.Interval <= 0 {
+		errs = append(errs, fmt.Errorf("%w: burst %d, interval %v", ErrRefusalLog, c.RefusalLog.Burst, c.RefusalLog.Interval))
+	}
+	if len(c.Scope) > maxScope {
+		errs = append(errs, ErrScope)
+	}
+	return errors.Join(errs...)
+}
+
+// validateVerdicts checks what only matters where blocks are judged.
+func (c *Config) validateVerdicts() error {
+	var errs []error
+	if c.Keys.File == "" {
+		errs = append(errs, ErrKeys)
+	}
+	if c.Keys.RefreshInterval < minRefresh {
+		errs = append(errs, fmt.Errorf("%w, not %v", ErrRefresh, c.Keys.RefreshInterval))
+	}
+	switch {
+	case c.Mode == ModeCheck && c.Unsigned == UnsignedTag:
+		errs = append(errs, ErrCheckTag)
+	case c.Mode != ModeCheck && c.Unsigned != UnsignedDrop && !c.Attributes.Verdict:
+		errs = append(errs, ErrUnsignedTag)
+	}
+	if c.Mode == ModeCheck && c.Heartbeats == HeartbeatsDrop {
+		errs = append(errs, ErrCheckBeats)
+	}
+	if c.Mode == ModeObserve && !c.Attributes.Verdict {
+		errs = append(errs, ErrObserve)
+	}
+	if c.Emit == EmitRefused && c.Mode != ModeObserve {
+		errs = append(errs, ErrEmitMode)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,288 @@
+package tpmverifyprocessor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer/consumererror"
+
+	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/digest"
+	"github.com/telemark-otel/telemark/internal/reason"
+	"github.com/telemark-otel/telemark/internal/replay"
+	"github.com/telemark-otel/telemark/internal/verdict"
+)
+
+// Errors that ask the sender to send again. They are plain errors, which
+// receivers answer with Unavailable or 503.
+var (
+	errInFlight  = errors.New("tpmverify: another request is delivering a block of this one, send again")
+	errDeferred  = errors.New("tpmverify: a block of this request cannot be judged now and cannot be parked, send again")
+	errNoWindows = errors.New("tpmverify: the replay windows cannot be written, send again")
+)
+
+// fate says what becomes of a block.
+type fate int
+
+const (
+	fateUnset    fate = iota
+	fateClaim         // verified, to be claimed
+	fateDeliver       // verified and, but in mode check, claimed
+	fateBeat          // verified and claimed, but not handed on
+	fateUnsigned      // without receipt, handed on as Config.Unsigned says
+	fateRefused       // for good
+	fateRepeated      // accepted before
+	fateInFlight      // another request is delivering it
+	fateDeferred      // cannot be decided now
+)
+
+// judged is what is known of one block of a request.
+type judged struct {
+	verdict.Verdict
+	fate    fate
+	beat    beat
+	outcome replay.Outcome
+	items   int // handed on
+	total   int // arrived
+}
+
+// round is one pass over a batch: judge, claim, deliver, settle. A request
+// takes more than one when it waits for blocks that are in flight elsewhere.
+type round struct {
+	p       *verifier
+	batch   digest.Batch
+	now     time.Time
+	blocks  []judged
+	claimed []int // indices into blocks, in the order of the claim
+	claims  []replay.Claim
+
+	// flying and deferred hold the blocks that were taken out of the batch: in
+	// flight elsewhere, or not to be decided now.
+	flying, deferred aside
+	refusals         []refusal
+}
+
+// aside is a batch that is only made when it is needed.
+type aside struct {
+	batch digest.Batch
+	made  bool
+}
+
+func (a *aside) make(signal block.Signal) digest.Batch {
+	if !a.made {
+		a.batch, a.made = digest.NewBatch(signal), true
+	}
+	return a.batch
+}
+
+// verify handles one request. It returns nil only when every block of it was
+// delivered, parked, found accepted before, or refused for good; a block that
+// is bad never makes it return an error.
+func (p *verifier) verify(ctx context.Context, in digest.Batch) error {
+	deadline := p.now().Add(p.cfg.InFlightWait)
+	var (
+		deferred aside
+		failed   error
+	)
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		r, err := p.pass(ctx, in)
+		if err != nil && !consumererror.IsPermanent(err) {
+			return err
+		}
+		failed = errors.Join(failed, err)
+		if r.deferred.made {
+			moveAll(r.deferred.batch, deferred.make(p.signal))
+		}
+		if !r.flying.made {
+			break
+		}
+		in = r.flying.batch
+		left := deadline.Sub(p.now())
+		if left <= 0 || !sleep(ctx, min(pause, left)) {
+			p.meters.add(ctx, p.meters.TpmverifyInFlightRetries, 1)
+			return errInFlight
+		}
+	}
+	if deferred.made {
+		if err := p.postpone(ctx, deferred.batch); err != nil {
+			return err
+		}
+	}
+	// What the next component refused for good comes last: had a block still
+	// been waiting, the sender would have to send again.
+	return failed
+}
+
+const (
+	firstPause = 5 * time.Millisecond
+	lastPause  = 100 * time.Millisecond
+)
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func moveAll(from, to digest.Batch) {
+	for i := range from.Len() {
+		from.MoveBlock(i, to)
+	}
+}
+
+// pass is one round. The error is the next component's, or says that nothing
+// was claimed.
+func (p *verifier) pass(ctx context.Context, in digest.Batch) (*round, error) {
+	r := &round{
+		p:      p,
+		batch:  in,
+		now:    p.now(),
+		blocks: make([]judged, in.Len()),
+	}
+	nonces := p.nonceAuthority()
+	for i := range r.blocks {
+		r.judge(i, nonces)
+	}
+	if err := r.claim(ctx); err != nil {
+		return nil, err
+	}
+	p.meters.TpmverifyVerifyDuration.Record(ctx, p.now().Sub(r.now).Seconds(), p.meters.signal)
+	return r, r.deliver(ctx)
+}
+
+func (r *round) judge(i int, nonces verdict.NonceAuthority) {
+	b, j := r.batch.At(i), &r.blocks[i]
+	r.p.judge.Block(&j.Verdict, b, attributes{b.Attributes()}, nonces, r.now)
+	if j.Reason == "" && len(j.Arrived.Added) > 0 && r.p.cfg.Enrich.Action == EnrichRefuse {
+		j.Reason, j.Detail = reason.ResourceEnriched, "enrich: refuse is configured here"
+		j.Arrived.Differs = "resource"
+	}
+	switch {
+	case j.Reason == "":
+		j.fate, j.beat = fateClaim, beatOf(b)
+	case j.Reason == reason.ReceiptMissing:
+		r.unsigned(b, j)
+	case j.Reason.Class() == reason.ClassTransient:
+		j.fate = fateDeferred
+	default:
+		j.fate = fateRefused
+	}
+}
+
+// unsigned decides about a block without receipt. Letting some through must not
+// let through what pretends to be verified, nor what pretends to come from a
+// machine that signs.
+func (r *round) unsigned(b digest.Block, j *judged) {
+	j.fate = fateRefused
+	if r.p.cfg.Unsigned == UnsignedDrop {
+		return
+	}
+	for key, value := range b.Attributes().All() {
+		if r.p.keys.Binds(key) && r.p.keys.Names(key, textOf(value)) {
+			j.Detail = "the resource names an enrolled machine by " + key
+			return
+		}
+	}
+	if err := b.Inspect(); err != nil {
+		j.Reason, j.Detail = refusalOf(err)
+		return
+	}
+	j.fate = fateUnsigned
+}
+
+func refusalOf(err error) (reason.Reason, string) {
+	if e, ok := errors.AsType[*reason.Error](err); ok {
+		return e.Reason, e.Detail
+	}
+	return reason.InvalidValue, err.Error()
+}
+
+// claim takes the windows' word for all verified blocks at once.
+func (r *round) claim(ctx context.Context) error {
+	windows := r.p.windows
+	var blocks []replay.Block
+	for i := range r.blocks {
+		j := &r.blocks[i]
+		if j.fate != fateClaim {
+			continue
+		}
+		if windows == nil {
+			j.fate = fateDeliver
+			continue
+		}
+		if blocks == nil {
+			blocks = make([]replay.Block, 0, len(r.blocks)-i)
+			r.claimed = make([]int, 0, len(r.blocks)-i)
+		}
+		blocks = append(blocks, r.replayBlock(j))
+		r.claimed = append(r.claimed, i)
+	}
+	if len(blocks) == 0 {
+		return nil
+	}
+	outcomes, err := windows.Claim(ctx, r.now, blocks)
+	if err == nil && len(outcomes) != len(blocks) {
+		err = fmt.Errorf("%d outcomes for %d blocks", len(outcomes), len(blocks))
+	}
+	if err != nil {
+		return errors.Join(errNoWindows, err)
+	}
+	r.claims = make([]replay.Claim, 0, len(outcomes))
+	for k, i := range r.claimed {
+		j := &r.blocks[i]
+		j.outcome = outcomes[k]
+		j.settleFate(r.p.cfg)
+		if j.outcome.Reason == "" {
+			r.claims = append(r.claims, j.outcome.Claim)
+		}
+	}
+	return nil
+}
+
+func (j *judged) settleFate(cfg *Config) {
+	j.Reason = j.outcome.Reason
+	switch {
+	case j.Reason == "" && j.beat != noBeat && cfg.dropsHeartbeats():
+		j.fate = fateBeat
+	case j.Reason == "":
+		j.fate = fateDeliver
+	case j.Reason == reason.InFlight:
+		j.fate = fateInFlight
+	case j.Reason == reason.Duplicate:
+		j.fate = fateRepeated
+	case j.Reason.Class() == reason.ClassTransient:
+		j.fate = fateDeferred
+	default:
+		j.fate = fateRefused
+	}
+}
+
+func (r *round) replayBlock(j *judged) replay.Block {
+	s := j.Receipt.Statement
+	b := replay.Block{
+		Scope:     r.p.scope,
+		KID:       j.Key.KID,
+		Epoch:     s.Epoch,
+		Stream:    j.Receipt.Stream,
+		No:        j.Receipt.BlockNo,
+		Seq:       s.Seq,
+		Statement: j.Statement,
+		Prev:      s.Prev,
+		Issued:    j.Issued,
+		Farewell:  j.beat == farewell,
+	}
+	if j.Tolerances.Has(block.Split) {
+		b.Total, b.Candidates = j.Arrived.Total, j.Arrived.Candidates
+	}
+	if s.Location != nil {
+		b.Location = &replay.LatLon{Latitude: s.Location.Latitude, Longitude: s.Location.Longitude}
+	}
+	return b
+}
