@@ -9,7 +9,7 @@ import (
 	"github.com/paulmach/orb"
 	"github.com/paulmach/orb/planar"
 
-	"github.com/telemark-otel/telemark/internal/receipt"
+	"github.com/telemark-otel/telemark/internal/block"
 )
 
 // maxPositions bounds an area, since every block with a location is held
@@ -113,7 +113,7 @@ func (a *Area) Contains(latitude, longitude float64) bool {
 	return planar.MultiPolygonContains(a.polygons, orb.Point{longitude, latitude})
 }
 
-func (a *Area) allows(l *receipt.Location, m Mode) bool {
+func (a *Area) allows(l *block.Location, m Mode) bool {
 	switch m {
 	case Centre:
 		return a.Contains(l.Latitude, l.Longitude)

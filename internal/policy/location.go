@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
-	"github.com/telemark-otel/telemark/internal/receipt"
 )
 
 // clockSlack is how far a fix may lie after the signature that carries it: a
@@ -85,7 +85,7 @@ func (l *Location) Validate() error {
 	return nil
 }
 
-func (l *Location) judge(got *receipt.Location, signed time.Time) error {
+func (l *Location) judge(got *block.Location, signed time.Time) error {
 	if got == nil {
 		if l.Required {
 			return reason.New(reason.LocationMissing, "the statement has no location")
@@ -118,7 +118,7 @@ func (l *Location) judge(got *receipt.Location, signed time.Time) error {
 // judgeAge takes the oldest of what the claim says. The age is the agent's
 // word, but its fix cannot be younger than the nonce under which it is signed
 // lets it be, which is why signed is the later one of iat and T.
-func (l *Location) judgeAge(got *receipt.Location, signed time.Time) error {
+func (l *Location) judgeAge(got *block.Location, signed time.Time) error {
 	if got.Age == nil && got.Timestamp == nil {
 		return reason.New(reason.LocationStale, "the claim says neither age nor time, %v is required", l.MaxAge)
 	}

@@ -16,8 +16,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
-	"github.com/telemark-otel/telemark/internal/receipt"
 )
 
 // DefaultLiveWithin is the age of a nonce up to which a block is live.
@@ -108,7 +108,7 @@ type Facts struct {
 	Labels     map[string]string // of the key
 	Attributes Attributes
 	Freshness  Freshness
-	Location   *receipt.Location
+	Location   *block.Location
 	// Signed is the latest moment that the agent and its nonce name as the
 	// time of signing: the later one of iat and T.
 	Signed time.Time

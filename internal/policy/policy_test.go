@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
-	"github.com/telemark-otel/telemark/internal/receipt"
 )
 
 type pair struct{ key, value string }
@@ -42,8 +42,8 @@ func facts(change func(*Facts)) *Facts {
 	return f
 }
 
-func at(lat, lon float64, change func(*receipt.Location)) *receipt.Location {
-	l := &receipt.Location{Latitude: lat, Longitude: lon, Source: "gpsd"}
+func at(lat, lon float64, change func(*block.Location)) *block.Location {
+	l := &block.Location{Latitude: lat, Longitude: lon, Source: "gpsd"}
 	if change != nil {
 		change(l)
 	}
@@ -149,19 +149,19 @@ func area(t *testing.T, geometry string) *Area {
 }
 
 func TestLocationPolicyHasOneReasonForEachFault(t *testing.T) {
-	metres := func(f float64) func(*receipt.Location) {
-		return func(l *receipt.Location) { l.Accuracy = &f }
+	metres := func(f float64) func(*block.Location) {
+		return func(l *block.Location) { l.Accuracy = &f }
 	}
-	age := func(s int64) func(*receipt.Location) {
-		return func(l *receipt.Location) { l.Age = &s }
+	age := func(s int64) func(*block.Location) {
+		return func(l *block.Location) { l.Age = &s }
 	}
-	taken := func(d time.Duration) func(*receipt.Location) {
+	taken := func(d time.Duration) func(*block.Location) {
 		s := signed.Add(d).Unix()
-		return func(l *receipt.Location) { l.Timestamp = &s }
+		return func(l *block.Location) { l.Timestamp = &s }
 	}
 	for name, c := range map[string]struct {
 		policy Location
-		got    *receipt.Location
+		got    *block.Location
 		want   reason.Reason
 	}{
 		"absent":                    {Location{Required: true}, nil, reason.LocationMissing},
@@ -189,7 +189,7 @@ func TestLocationPolicyHasOneReasonForEachFault(t *testing.T) {
 		"taken after it was signed": {Location{MaxAge: time.Minute}, at(0, 0, taken(2*time.Minute)), reason.LocationStale},
 		"end of time":               {Location{MaxAge: time.Minute}, at(0, 0, taken(math.MaxInt64)), reason.LocationStale},
 		"neither age nor time":      {Location{MaxAge: time.Minute}, at(0, 0, nil), reason.LocationStale},
-		"age says young, time says old": {Location{MaxAge: time.Minute}, at(0, 0, func(l *receipt.Location) {
+		"age says young, time says old": {Location{MaxAge: time.Minute}, at(0, 0, func(l *block.Location) {
 			age(1)(l)
 			taken(-time.Hour)(l)
 		}), reason.LocationStale},

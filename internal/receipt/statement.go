@@ -29,17 +29,9 @@ type Statement struct {
 	Prev      block.Digest // StatementHash of the statement before, zero when there is none
 }
 
-// Location is the EAT location claim (RFC 9711 §4.2.10), WGS 84, and where it
-// comes from.
-type Location struct {
-	Latitude, Longitude float64  // degrees
-	Altitude            *float64 // metres
-	Accuracy            *float64 // metres, radius
-	Timestamp           *int64   // Unix seconds when the fix was taken
-	Age                 *int64   // seconds between fix and signing
-	// Source stands in the claim "src": 1 to MaxSource bytes of printable ASCII.
-	Source string
-}
+// Location is the EAT location claim (RFC 9711 §4.2.10); its Source stands in
+// the claim "src", 1 to MaxSource bytes of printable ASCII.
+type Location = block.Location
 
 // Shapes of the protected header for the CBOR library. Everything is a
 // pointer, so that what is absent differs from what is zero.

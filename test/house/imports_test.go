@@ -62,12 +62,16 @@ func component(path string) string {
 var level = map[string]int{
 	"internal/block": 0, "internal/reason": 0,
 	"internal/digest": 1, "internal/merkle": 1, "internal/policy": 1, "internal/nonce": 1,
-	"internal/receipt": 2, "internal/replay": 2, "internal/keyfile": 2,
+	"internal/receipt": 2, "internal/replay": 2,
 	"internal/group": 3, "internal/verdict": 3,
+	"internal/keyfile": 4,
 }
 
 func TestDependencyDirection(t *testing.T) {
 	for _, p := range list(t) {
+		if strings.HasSuffix(p.ImportPath, "test") { // helpers of tests, imported by no product code
+			continue
+		}
 		for _, dep := range p.Deps {
 			if under(p.ImportPath, "internal") && !under(p.ImportPath, "internal/digest", "internal/tools") && strings.HasPrefix(dep, "go.opentelemetry.io/collector") {
 				direct := slices.Contains(p.Imports, dep)
@@ -75,6 +79,9 @@ func TestDependencyDirection(t *testing.T) {
 				if direct || !viaDigest {
 					t.Errorf("%s depends on the Collector (%s): only internal/digest may", p.ImportPath, dep)
 				}
+			}
+			if strings.HasPrefix(dep, module+"internal/") && strings.HasSuffix(dep, "test") && !under(p.ImportPath, "test") {
+				t.Errorf("%s imports %s, a helper of tests", p.ImportPath, dep)
 			}
 			if own := component(p.ImportPath); own != "" {
 				if other := component(dep); other != "" && other != own {
