@@ -23,8 +23,8 @@ import (
 	"github.com/telemark-otel/telemark/internal/group"
 	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/receipt"
+	"github.com/telemark-otel/telemark/internal/signtest"
 	"github.com/telemark-otel/telemark/internal/tpm"
-	"github.com/telemark-otel/telemark/internal/verdict/verdicttest"
 )
 
 func TestMain(m *testing.M) {
@@ -128,7 +128,7 @@ func signLines(device, keys string, n int, tolerate block.Tolerance) (out []byte
 	leaves := make([]group.Leaf, n)
 	manifests := make([][]byte, n)
 	for i := range batches {
-		batches[i] = verdicttest.Data(block.Logs, "edge-a", 2)
+		batches[i] = signtest.Data(block.Logs, "edge-a", 2)
 		p, err := batches[i].At(0).Prepare(tolerate)
 		if err != nil {
 			return nil, err

@@ -215,12 +215,12 @@ func (s *Statement) checkValues() error {
 	case s.Size == 0 || s.Size > MaxTreeSize:
 		return fmt.Errorf("size %d, want 1 to %d", s.Size, MaxTreeSize)
 	case s.Location != nil:
-		return s.Location.check()
+		return checkLocation(s.Location)
 	}
 	return nil
 }
 
-func (l *Location) check() error {
+func checkLocation(l *Location) error {
 	switch {
 	case !(math.Abs(l.Latitude) <= 90) || !(math.Abs(l.Longitude) <= 180): // so that NaN is caught
 		return errors.New("location is not on the globe")

@@ -11,8 +11,8 @@ import (
 	"github.com/telemark-otel/telemark/internal/policy"
 	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/receipt"
+	"github.com/telemark-otel/telemark/internal/signtest"
 	"github.com/telemark-otel/telemark/internal/verdict"
-	"github.com/telemark-otel/telemark/internal/verdict/verdicttest"
 )
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -22,7 +22,7 @@ type keys map[string]*verdict.Key
 
 func (k keys) Lookup(kid []byte) (*verdict.Key, error) { return k[string(kid)], nil }
 
-func trust(machines ...*verdicttest.Machine) keys {
+func trust(machines ...*signtest.Machine) keys {
 	out := keys{}
 	for _, m := range machines {
 		out[string(m.KID)] = &verdict.Key{
@@ -34,11 +34,11 @@ func trust(machines ...*verdicttest.Machine) keys {
 }
 
 // signed returns n groups of one block of three items each.
-func signed(t *testing.T, m *verdicttest.Machine, tolerate block.Tolerance, n int) []digest.Batch {
+func signed(t *testing.T, m *signtest.Machine, tolerate block.Tolerance, n int) []digest.Batch {
 	t.Helper()
 	var out []digest.Batch
 	for range n {
-		b := verdicttest.Data(block.Logs, m.Name, 3)
+		b := signtest.Data(block.Logs, m.Name, 3)
 		m.Sign(t, "tpmsign:logs", tolerate, b)
 		out = append(out, b)
 	}
@@ -46,11 +46,11 @@ func signed(t *testing.T, m *verdicttest.Machine, tolerate block.Tolerance, n in
 }
 
 func TestClaimsAreShown(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
-	m.Fetch(t, verdicttest.Authority(t, 1, 1), now.Add(-time.Minute))
+	m := signtest.NewMachine(t, "edge-a", now)
+	m.Fetch(t, signtest.Authority(t, 1, 1), now.Add(-time.Minute))
 	accuracy := 12.0
 	m.Location = &receipt.Location{Latitude: 50.1, Longitude: 8.7, Accuracy: &accuracy, Source: "static"}
-	b := verdicttest.Data(block.Metrics, "edge-a", 4)
+	b := signtest.Data(block.Metrics, "edge-a", 4)
 	m.Sign(t, "tpmsign/edge:metrics", block.Split, b)
 
 	f := New(trust(m)).Block(b.At(0))
@@ -67,7 +67,7 @@ func TestClaimsAreShown(t *testing.T) {
 }
 
 func TestWhatAVerifierAddedIsTakenOff(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	b := signed(t, m, 0, 1)[0]
 	attributes := b.At(0).Attributes()
 	for key := range added {
@@ -79,14 +79,14 @@ func TestWhatAVerifierAddedIsTakenOff(t *testing.T) {
 }
 
 func TestAnAttributeThatNoVerifierAddsStaysARefusal(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	b := signed(t, m, 0, 1)[0]
 	b.At(0).Attributes().PutStr("telemark.trusted", "yes")
 	require.Equal(t, string(reason.ReservedAttribute), New(trust(m)).Block(b.At(0)).Verdict)
 }
 
 func TestChangedContentIsRefusedWithAndWithoutKeys(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	for name, source := range map[string]verdict.KeySource{"with keys": trust(m), "without keys": nil} {
 		t.Run(name, func(t *testing.T) {
 			b := signed(t, m, 0, 1)[0]
@@ -100,7 +100,7 @@ func TestChangedContentIsRefusedWithAndWithoutKeys(t *testing.T) {
 }
 
 func TestAnotherKeysSignatureIsRefused(t *testing.T) {
-	m, other := verdicttest.NewMachine(t, "edge-a", now), verdicttest.NewMachine(t, "edge-b", now)
+	m, other := signtest.NewMachine(t, "edge-a", now), signtest.NewMachine(t, "edge-b", now)
 	b := signed(t, m, 0, 1)[0]
 	k := trust(m)
 	k[string(m.KID)].Public = &other.Key.PublicKey
@@ -110,7 +110,7 @@ func TestAnotherKeysSignatureIsRefused(t *testing.T) {
 }
 
 func TestMissingAndBrokenReceipts(t *testing.T) {
-	b := verdicttest.Data(block.Traces, "edge-a", 1)
+	b := signtest.Data(block.Traces, "edge-a", 1)
 	f := New(nil).Block(b.At(0))
 	require.Equal(t, string(reason.ReceiptMissing), f.Verdict)
 	require.Nil(t, f.Claims)
@@ -122,8 +122,8 @@ func TestMissingAndBrokenReceipts(t *testing.T) {
 }
 
 func TestValidityOfTheKeyIsJudgedAtSigningTime(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
-	m.Fetch(t, verdicttest.Authority(t, 1, 1), now)
+	m := signtest.NewMachine(t, "edge-a", now)
+	m.Fetch(t, signtest.Authority(t, 1, 1), now)
 	b := signed(t, m, 0, 1)[0]
 	k := trust(m)
 	k[string(m.KID)].NotAfter = now.Add(time.Hour) // long ago by the clock on the wall
@@ -133,14 +133,14 @@ func TestValidityOfTheKeyIsJudgedAtSigningTime(t *testing.T) {
 }
 
 func TestGapsAndDuplicatesPerStream(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	a, c := New(trust(m)), NewCompleteness()
 	batches := signed(t, m, 0, 9)
 	for _, i := range []int{8, 0, 1, 4, 4, 5} {
-		f := a.Block(verdicttest.Copy(batches[i]).At(0))
+		f := a.Block(signtest.Copy(batches[i]).At(0))
 		c.Add(&f)
 	}
-	forged := verdicttest.Copy(batches[6])
+	forged := signtest.Copy(batches[6])
 	forged.Logs().ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).SetSeverityNumber(1)
 	f := a.Block(forged.At(0))
 	c.Add(&f)
@@ -155,11 +155,11 @@ func TestGapsAndDuplicatesPerStream(t *testing.T) {
 }
 
 func TestFragmentsOfASplitBlockAreNoDuplicates(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	a, c := New(trust(m)), NewCompleteness()
 	whole := signed(t, m, block.Split, 1)[0]
 	part := func(keep ...int) {
-		b := verdicttest.Copy(whole)
+		b := signtest.Copy(whole)
 		want := map[int]bool{}
 		for _, k := range keep {
 			want[k] = true
@@ -182,11 +182,11 @@ func TestFragmentsOfASplitBlockAreNoDuplicates(t *testing.T) {
 }
 
 func TestChains(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	a, c := New(trust(m)), NewChains()
 	see := func(batches ...digest.Batch) {
 		for _, b := range batches {
-			f := a.Block(verdicttest.Copy(b).At(0))
+			f := a.Block(signtest.Copy(b).At(0))
 			require.Equal(t, reason.Verified, f.Verdict)
 			c.Add(&f)
 		}
@@ -200,7 +200,7 @@ func TestChains(t *testing.T) {
 	require.True(t, report[0].OK())
 	require.Equal(t, uint64(5), report[0].Statements)
 
-	other := verdicttest.Data(block.Logs, "edge-a", 1)
+	other := signtest.Data(block.Logs, "edge-a", 1)
 	copied.Sign(t, "tpmsign:logs", 0, other)
 	see(other)
 	require.Equal(t, []uint64{4}, c.Report()[0].Equivocal, "a copied disk signs the same number twice")
@@ -212,7 +212,7 @@ func TestChains(t *testing.T) {
 }
 
 func TestMissingStatementsAreNoBrokenChain(t *testing.T) {
-	m := verdicttest.NewMachine(t, "edge-a", now)
+	m := signtest.NewMachine(t, "edge-a", now)
 	a, c := New(trust(m)), NewChains()
 	batches := signed(t, m, 0, 4)
 	for _, i := range []int{0, 3} {

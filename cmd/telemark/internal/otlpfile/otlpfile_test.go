@@ -18,7 +18,7 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
-	"github.com/telemark-otel/telemark/internal/verdict/verdicttest"
+	"github.com/telemark-otel/telemark/internal/signtest"
 )
 
 // collected is a Reader that keeps everything.
@@ -100,7 +100,7 @@ func indented(t testing.TB, doc []byte) []byte {
 func TestEveryFormIsRead(t *testing.T) {
 	for _, s := range []block.Signal{block.Metrics, block.Logs, block.Traces} {
 		t.Run(s.String(), func(t *testing.T) {
-			b := verdicttest.Data(s, "edge-a", 3)
+			b := signtest.Data(s, "edge-a", 3)
 			j, p := toJSON(t, b), toProto(t, b)
 			for name, form := range map[string]struct {
 				content []byte
@@ -143,7 +143,7 @@ func TestEmptyFileHoldsNothing(t *testing.T) {
 }
 
 func TestReadingGoesOnBehindALineCutOffByACrash(t *testing.T) {
-	j := toJSON(t, verdicttest.Data(block.Logs, "edge-a", 1))
+	j := toJSON(t, signtest.Data(block.Logs, "edge-a", 1))
 	c := read(t, bytes.Join([][]byte{j, j[:len(j)/2], j, j[:20]}, []byte{'\n'}), Options{})
 	require.Len(t, c.records, 2)
 	require.Equal(t, []string{"line 2", "line 4"}, []string{c.damages[0].Where, c.damages[1].Where})
@@ -159,7 +159,7 @@ func TestReadingGoesOnBehindALineCutOffByACrash(t *testing.T) {
 }
 
 func TestAFrameCutOffByACrashIsDamage(t *testing.T) {
-	p := toProto(t, verdicttest.Data(block.Logs, "edge-a", 1))
+	p := toProto(t, signtest.Data(block.Logs, "edge-a", 1))
 	for _, cut := range []int{1, 3, 4, 9, len(p)} {
 		content := frame(p, p)
 		c := read(t, content[:len(content)-cut], Options{})
@@ -199,7 +199,7 @@ func TestADecompressionBombIsBounded(t *testing.T) {
 }
 
 func TestAnErrorOfTheReaderEndsReading(t *testing.T) {
-	j := toJSON(t, verdicttest.Data(block.Logs, "edge-a", 1))
+	j := toJSON(t, signtest.Data(block.Logs, "edge-a", 1))
 	stop := errors.New("stop")
 	require.ErrorIs(t, Read(bytes.NewReader(lines(j, j)), Options{}, stopping{stop}), stop)
 }
@@ -211,7 +211,7 @@ func (stopping) Damaged(Damage)        {}
 
 func FuzzRead(f *testing.F) {
 	for _, s := range []block.Signal{block.Metrics, block.Logs, block.Traces} {
-		b := verdicttest.Data(s, "edge-a", 1)
+		b := signtest.Data(s, "edge-a", 1)
 		j, p := toJSON(f, b), toProto(f, b)
 		for _, seed := range [][]byte{j, indented(f, j), lines(j, j), p, frame(p, p), frame(zstded(f, j)), gzipped(f, lines(j))} {
 			f.Add(seed)
