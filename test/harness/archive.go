@@ -3,6 +3,7 @@ package harness
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ const HeartbeatScope = "github.com/telemark-otel/telemark/heartbeat"
 // ArchivedBlock is one block of an archive, as the receiving collector wrote it.
 type ArchivedBlock struct {
 	Signal  block.Signal
+	Request int    // counts the requests of the archive; blocks of one came together
 	Name    string // telemark.name
 	Verdict string // telemark.verdict
 	Marked  bool   // telemark.redelivery
@@ -48,47 +50,85 @@ func (b *ArchivedBlock) ID() string {
 // ReadArchive reads the OTLP JSON lines that the file exporter wrote to path,
 // rotated files too. A last line that is still being written is left out.
 func ReadArchive(path string, signal block.Signal) ([]ArchivedBlock, error) {
+	var out []ArchivedBlock
+	err := EachArchived(path, signal, func(b *ArchivedBlock) error {
+		out = append(out, *b)
+		return nil
+	})
+	return out, err
+}
+
+// EachArchived calls f with each block of an archive, as ReadArchive reads it,
+// without holding more than one request of it.
+func EachArchived(path string, signal block.Signal, f func(*ArchivedBlock) error) error {
 	ext := filepath.Ext(path)
 	files, err := filepath.Glob(path[:len(path)-len(ext)] + "*" + ext)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var out []ArchivedBlock
+	request := 0
 	for _, file := range files {
-		if out, err = readArchiveFile(out, file, signal); err != nil {
-			return nil, fmt.Errorf("archive %s: %w", file, err)
+		if err := eachInFile(file, signal, &request, f); err != nil {
+			return fmt.Errorf("archive %s: %w", file, err)
 		}
 	}
-	return out, nil
+	return nil
 }
 
-func readArchiveFile(out []ArchivedBlock, path string, signal block.Signal) ([]ArchivedBlock, error) {
-	f, err := os.Open(path)
+func eachInFile(path string, signal block.Signal, request *int, f func(*ArchivedBlock) error) error {
+	file, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
-	r := bufio.NewReaderSize(f, 1<<20)
+	defer func() { _ = file.Close() }()
+	r := bufio.NewReaderSize(file, 1<<20)
 	for {
 		line, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			return out, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		batch, err := unmarshalJSON(signal, bytes.TrimSpace(line))
-		if err != nil {
-			return nil, err
-		}
-		for i := range batch.Len() {
-			b, err := archived(batch.At(i))
+		for _, document := range documents(bytes.TrimSpace(line)) {
+			batch, err := unmarshalJSON(signal, document)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			out = append(out, b)
+			*request++
+			for i := range batch.Len() {
+				b, err := archived(batch.At(i))
+				if err != nil {
+					return err
+				}
+				b.Request = *request
+				if err := f(&b); err != nil {
+					return err
+				}
+			}
 		}
 	}
+}
+
+// documentStart is how every line of the file exporter begins.
+var documentStart = []byte(`{"resource`)
+
+// documents returns the whole documents of a line. There is one, unless the
+// writer was killed before it had ended its line: the next one has gone on
+// behind what was written, be that whole or cut off.
+func documents(line []byte) [][]byte {
+	if json.Valid(line) {
+		return [][]byte{line}
+	}
+	var out [][]byte
+	end := len(line)
+	for at := bytes.LastIndex(line, documentStart); at >= 0; at = bytes.LastIndex(line[:at], documentStart) {
+		if json.Valid(line[at:end]) {
+			out = append(out, line[at:end])
+			end = at
+		}
+	}
+	return out
 }
 
 func unmarshalJSON(signal block.Signal, line []byte) (digest.Batch, error) {

@@ -2,12 +2,14 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -16,6 +18,16 @@ import (
 // is given as overlays, YAML that the collector merges over the generated one.
 type Fleet struct {
 	Dir string
+	// Devices are the TPMs of agents, by name, that are to use another one than
+	// a software TPM of their own.
+	Devices map[string]string
+}
+
+func (f *Fleet) device(agent string) string {
+	if d := f.Devices[agent]; d != "" {
+		return d
+	}
+	return "swtpm:" + filepath.Join(f.Dir, agent, "tpm")
 }
 
 // Root is the root of the module.
@@ -112,16 +124,19 @@ func (f *Fleet) node(name, bin string, fsync bool, config string, overlays []str
 	return n, nil
 }
 
-// Agent makes an agent with a software TPM of its own that sends to the OTLP
-// gRPC address next and fetches nonces from the URL nonce.
+// Agent makes an agent that sends to the OTLP gRPC address next and fetches
+// nonces from the URL nonce; with an empty one it signs without nonces.
 func (f *Fleet) Agent(name, next, nonce string, overlays ...string) (*Node, error) {
+	if nonce != "" {
+		nonce = fmt.Sprintf("nonce: {endpoint: %q}", nonce)
+	}
 	config := fmt.Sprintf(`
 extensions:
   tpm:
-    device: "swtpm:$DIR/tpm"
+    device: "%s"
     key: {dir: "$DIR/keys"}
     storage: file_storage
-    nonce: {endpoint: "%s"}
+    %s
 processors:
   tpmsign: {pending: {storage: file_storage}}
 exporters:
@@ -136,7 +151,7 @@ service:
     metrics: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     logs: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     traces: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
-`, nonce, next)
+`, f.device(name), nonce, next)
 	return f.node(name, "otelcol-telemark", true, config, overlays)
 }
 
@@ -162,7 +177,8 @@ service:
 }
 
 // Collector makes a receiving collector that trusts the keys of the file and
-// archives what it verified, receipts kept.
+// archives what it verified, receipts kept. With rotation the file exporter
+// writes each request through.
 func (f *Fleet) Collector(name, keysFile string, overlays ...string) (*Node, error) {
 	config := fmt.Sprintf(`
 extensions:
@@ -172,9 +188,9 @@ processors:
     keys: {file: "%s"}
     receipts: keep
 exporters:
-  file/metrics: {path: "$DIR/metrics.jsonl", append: true}
-  file/logs: {path: "$DIR/logs.jsonl", append: true}
-  file/traces: {path: "$DIR/traces.jsonl", append: true}
+  file/metrics: {path: "$DIR/metrics.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
+  file/logs: {path: "$DIR/logs.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
+  file/traces: {path: "$DIR/traces.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
 service:
   extensions: [health_check, file_storage, nonce]
   pipelines:
@@ -193,20 +209,31 @@ func (f *Fleet) Enrol(ctx context.Context, keysFile string, agents ...string) er
 		return err
 	}
 	show := []string{"key", "show", "--output", "json"}
-	for _, agent := range agents {
-		dir := filepath.Join(f.Dir, agent)
-		if err := os.MkdirAll(dir, 0o750); err != nil {
-			return err
-		}
-		create := exec.CommandContext(ctx, cli, "key", "create", "--device", "swtpm:"+filepath.Join(dir, "tpm"), "--dir", filepath.Join(dir, "keys"))
-		if out, err := create.CombinedOutput(); err != nil {
-			return fmt.Errorf("telemark key create: %w\n%s", err, out)
-		}
-		show = append(show, "--dir", filepath.Join(dir, "keys"), "--name", agent)
+	errs := make([]error, len(agents))
+	var wg sync.WaitGroup
+	for i, agent := range agents {
+		show = append(show, "--dir", filepath.Join(f.Dir, agent, "keys"), "--name", agent)
+		wg.Go(func() { errs[i] = f.createKey(ctx, cli, agent) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	out, err := exec.CommandContext(ctx, cli, show...).Output()
 	if err != nil {
 		return fmt.Errorf("telemark key show: %w", err)
 	}
 	return os.WriteFile(keysFile, out, 0o600)
+}
+
+func (f *Fleet) createKey(ctx context.Context, cli, agent string) error {
+	dir := filepath.Join(f.Dir, agent)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	create := exec.CommandContext(ctx, cli, "key", "create", "--device", f.device(agent), "--dir", filepath.Join(dir, "keys"))
+	if out, err := create.CombinedOutput(); err != nil {
+		return fmt.Errorf("telemark key create: %w\n%s", err, out)
+	}
+	return nil
 }

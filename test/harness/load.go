@@ -52,6 +52,7 @@ type Load struct {
 	PerRequest int
 	Clients    int // concurrent requests, 1 when 0
 	Gzip       bool
+	Every      time.Duration // between the starts of requests while there are clients left; 0 sends as fast as it is taken
 	Sent       *atomic.Int64 // counts acknowledged items, when not nil
 }
 
@@ -86,7 +87,9 @@ func (l Load) Run(ctx context.Context) error {
 			}
 		})
 	}
+	start := time.Now()
 	for at := 0; at < l.Items; at += l.PerRequest {
+		l.pace(ctx, start, at/l.PerRequest)
 		parts <- part{l.First + int64(at), min(l.PerRequest, l.Items-at)}
 	}
 	close(parts)
@@ -96,6 +99,17 @@ func (l Load) Run(ctx context.Context) error {
 		return err
 	default:
 		return nil
+	}
+}
+
+// pace waits until it is time for request n. A request that had to wait for a
+// client does not put off those after it.
+func (l Load) pace(ctx context.Context, start time.Time, n int) {
+	if wait := time.Until(start.Add(time.Duration(n) * l.Every)); wait > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
 	}
 }
 
@@ -128,7 +142,7 @@ func (l Load) sender() (send func(context.Context, digest.Batch) error, closer f
 		if err != nil {
 			return nil, nil, err
 		}
-		return func(ctx context.Context, b digest.Batch) error { return ExportGRPC(ctx, conn, b) }, func() { conn.Close() }, nil
+		return func(ctx context.Context, b digest.Batch) error { return ExportGRPC(ctx, conn, b) }, func() { _ = conn.Close() }, nil
 	case HTTPProtobuf, HTTPJSON:
 		client := &http.Client{Timeout: 30 * time.Second}
 		return func(ctx context.Context, b digest.Batch) error { return l.post(ctx, client, b) }, client.CloseIdleConnections, nil
@@ -194,7 +208,7 @@ func (l Load) post(ctx context.Context, client *http.Client, b digest.Batch) err
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err != nil {
 		return err

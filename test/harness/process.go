@@ -7,11 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,24 +47,36 @@ func (p *Process) Start() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	cmd := exec.Command(p.Path, p.Args...)
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	started, done := make(chan error), make(chan struct{})
+	go p.supervise(cmd, started, done)
+	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	done := make(chan struct{})
 	p.cmd, p.done = cmd, done
-	go func() {
-		err := cmd.Wait()
-		p.mu.Lock()
-		p.cmd, p.err = nil, err
-		p.mu.Unlock()
-		close(done)
-	}()
 	return nil
+}
+
+// supervise starts and reaps the process. Its thread is kept to the end, since
+// the kernel takes the death of the thread that started a child for the death
+// of its parent.
+func (p *Process) supervise(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	err = cmd.Wait()
+	p.mu.Lock()
+	p.cmd, p.err = nil, err
+	p.mu.Unlock()
+	close(done)
 }
 
 // Signal sends sig; a process that ended already gets nothing.
@@ -137,7 +149,7 @@ func (p *Process) Ready(ctx context.Context, url string) error {
 		}
 		resp, err := client.Do(req)
 		if err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return nil
 			}
@@ -161,19 +173,4 @@ func (p *Process) Tail(n int) string {
 	}
 	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
-// FreePorts returns n TCP ports of the loopback address that were free a
-// moment ago.
-func FreePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // all stay open until the last is chosen
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports, nil
 }
