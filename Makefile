@@ -64,7 +64,7 @@ test: setup build gateway ## set up and run all tests, those with real processes
 
 .PHONY: demo
 demo: setup build gateway ## two agents, a stock gateway, a collector, and attacks (KEEP=1 leaves it running)
-	@$(GO) run ./test/demo $(if $(KEEP),-keep)
+	@$(GO) build -o bin/demo ./test/demo && bin/demo $(if $(KEEP),-keep)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)

@@ -67,7 +67,7 @@ func newCerts() *cobra.Command {
 		Short:   "Make a development CA and certificates for agent, gateway and collector",
 		Long:    certsLong,
 		Example: certsExample,
-		Args:    cobra.ExactArgs(1),
+		Args:    operands(1, "name the directory for the certificates: telemark certs DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.dir = args[0]
 			made, err := makeCerts(&o, time.Now())

@@ -112,6 +112,9 @@ func lintFiles(cmd *cobra.Command, files []string, opts lint.Options) error {
 	if err != nil {
 		return work(fmt.Errorf("reading the configuration as the collector does: %w", err))
 	}
+	if !hasPipelines(config) {
+		return work(fmt.Errorf("%s: there are no service::pipelines to check; name the file of the whole configuration, and those that stand on top of it behind it", strings.Join(files, ", ")))
+	}
 	findings := []located{}
 	for _, f := range lint.Run(config, opts) {
 		file, line := places.find(f.Path)
@@ -124,6 +127,14 @@ func lintFiles(cmd *cobra.Command, files []string, opts lint.Options) error {
 		return errFound
 	}
 	return nil
+}
+
+// hasPipelines says whether config is one that a collector could run: of
+// anything else there would be nothing to find.
+func hasPipelines(config map[string]any) bool {
+	service, _ := config["service"].(map[string]any)
+	pipelines, _ := service["pipelines"].(map[string]any)
+	return len(pipelines) > 0
 }
 
 // resolve merges and expands the files with the collector's own code. Files on
@@ -153,7 +164,7 @@ func resolve(ctx context.Context, files []string) (map[string]any, error) {
 
 func sayFindings(w io.Writer, files []string, findings []located) {
 	if len(findings) == 0 {
-		say(w, "%s: nothing found", strings.Join(files, ", "))
+		say(w, "%s: nothing found", strings.Join(files, " + "))
 		return
 	}
 	for _, f := range findings {
@@ -165,7 +176,7 @@ func sayFindings(w io.Writer, files []string, findings []located) {
 		say(w, "")
 	}
 	errors := len(slices.DeleteFunc(slices.Clone(findings), func(f located) bool { return f.Severity != lint.Error }))
-	say(w, "%d errors, %d warnings", errors, len(findings)-errors)
+	say(w, "%s, %s", count(errors, "error"), count(len(findings)-errors, "warning"))
 }
 
 // sayIndented writes a labelled paragraph.

@@ -26,11 +26,19 @@ A REASON is the word that stands in verdicts, logs and metrics.
 
 Exit code 1 when the file holds refused blocks.`
 
-	explainExample = `  telemark explain /var/lib/telemark/quarantine/metrics.jsonl
+	explainExample = `  telemark explain /var/lib/telemark/quarantine/refused.jsonl
   telemark explain --keys keys.json quarantine.jsonl
   telemark explain digest_mismatch
   telemark explain --list`
 )
+
+// noReason holds the words that stand beside reasons and are none.
+var noReason = map[string]string{
+	reason.Verified: "the block passed every check",
+	"gap": "nothing arrived that could be refused. GET /metrics/status on the collector's admin listener (localhost:8445) says which " +
+		"stream misses how many blocks, 'telemark receipt inspect --summary FILE…' which numbers the archive lacks. Then look along the " +
+		"way for what drops: filters, queues in memory, exporters that gave up ('telemark config lint')",
+}
 
 // page is what there is to say of a reason.
 type page struct {
@@ -70,8 +78,8 @@ func newExplain() *cobra.Command {
 				p := pageOf(r)
 				return show(cmd, p, func(w io.Writer) { p.say(w) })
 			}
-			if args[0] == reason.Verified {
-				return fmt.Errorf("%q is not a reason for refusal: the block passed every check", reason.Verified)
+			if what := noReason[args[0]]; what != "" {
+				return fmt.Errorf("%q is not a reason for refusal: %s", args[0], what)
 			}
 			if _, err := os.Stat(args[0]); err != nil && args[0] != "-" {
 				return fmt.Errorf("%q is neither a file nor a reason; 'telemark explain --list' shows the reasons", args[0])
@@ -136,12 +144,27 @@ func explainFile(cmd *cobra.Command, file, keys, signal string) error {
 		for _, u := range bad {
 			say(w, "%s, %s: cannot be read: %s", u.File, u.Where, u.Error)
 		}
-		say(w, "%d other blocks, nothing speaks against them", fine)
+		sayRest(w, len(out), fine, keys != "")
 	})
 	if err == nil && len(out)+len(bad) > 0 {
 		err = errFound
 	}
 	return err
+}
+
+// sayRest counts the blocks that are not explained.
+func sayRest(w io.Writer, reasons, fine int, keys bool) {
+	other, judged := "", ""
+	if reasons > 0 && fine == 0 {
+		return
+	}
+	if reasons > 0 {
+		other = "other "
+	}
+	if !keys && fine > 0 {
+		judged = " (signatures are not judged without --keys)"
+	}
+	say(w, "%s against which nothing speaks%s", count(fine, other+"block"), judged)
 }
 
 // why returns the reason to explain: the one recorded when the block arrived,
@@ -173,9 +196,9 @@ func sayRefused(w io.Writer, all []refused, keys bool) {
 }
 
 func sayExample(w io.Writer, f *audit.Finding, keys bool) {
-	say(w, "  %s: %s, %d items", place(f), f.Signal, f.Items)
+	say(w, "  %s: %s, %s", place(f), f.Signal, count(f.Items, "item"))
 	if c := f.Claims; c != nil {
-		say(w, "    from     kid %s %s, stream %s, epoch %d, block %d", short(c.KID), c.Name, c.Stream, c.Epoch, c.Block)
+		say(w, "    from     %s, stream %s, epoch %d, block %d", strings.TrimSpace("kid "+short(c.KID)+" "+c.Name), c.Stream, c.Epoch, c.Block)
 	}
 	now := f.Verdict
 	switch {

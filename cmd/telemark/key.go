@@ -41,7 +41,7 @@ for the first key and so on, or in short with NAME=DIR.`
 	showExample = `  telemark key show --dir /var/lib/telemark/keys
   telemark key show --dir a --name edge-a --dir b --name edge-b --output json > keys.json
   telemark key show edge-a=a edge-b=b --json > keys.json
-  telemark key show --device /dev/tpmrm0 --handle 0x81010001 --name edge-a`
+  telemark key show --device /dev/tpmrm0 --handle 0x81010042 --name edge-a`
 
 	// tpmPatience bounds what the commands wait for a TPM: a chip makes a key
 	// in seconds, a software TPM has to be started before.
@@ -78,7 +78,11 @@ func newKeyCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showKeys(cmd, []keyfile.Entry{entry})
+			next := "run 'telemark key show --dir " + o.dir
+			if o.name == "" {
+				next += " --name NAME"
+			}
+			return showKeys(cmd, []keyfile.Entry{entry}, next+" --output json'")
 		},
 	}
 	cmd.Flags().StringVar(&o.device, "device", "", "the TPM")
@@ -125,8 +129,12 @@ func createKey(ctx context.Context, o *createOptions) (keyfile.Entry, error) {
 
 // openHint says what most often stands in the way of a TPM.
 func openHint(device string, err error) error {
-	err = fmt.Errorf("opening %s: %w", device, err)
+	if !strings.Contains(err.Error(), device) {
+		err = fmt.Errorf("opening %s: %w", device, err)
+	}
 	switch {
+	case strings.HasPrefix(device, "swtpm:"):
+		return err // a directory, and no chip
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; run as root, or as a member of the group that owns the device (tss)", err)
 	case errors.Is(err, fs.ErrNotExist):
@@ -160,7 +168,7 @@ func newKeyShow() *cobra.Command {
 					return err
 				}
 			}
-			return showKeys(cmd, entries)
+			return showKeys(cmd, entries, "add --output json")
 		},
 	}
 	cmd.Flags().StringArrayVar(&o.dirs, "dir", nil, "key directory (again for more)")
@@ -188,6 +196,9 @@ func (o *showOptions) entries(ctx context.Context, args []string) ([]keyfile.Ent
 		info, err := tpm.ReadKeyInfo(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, work(fmt.Errorf("%s holds no key (%w); 'telemark key create --dir %s' or the first start of the agent makes one", dir, err, dir))
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, work(fmt.Errorf("%w; read it as the user that the agent runs as", err))
 		}
 		if err != nil {
 			return nil, work(fmt.Errorf("%s: %w", dir, err))
@@ -248,7 +259,9 @@ func entryOf(info tpm.KeyInfo, name string) keyfile.Entry {
 
 // showKeys writes a key file, or text. What is written as a key file is read
 // back first: a name that is missing would otherwise be found by a verifier.
-func showKeys(cmd *cobra.Command, entries []keyfile.Entry) error {
+//
+// Text ends with next, what to do for a key file.
+func showKeys(cmd *cobra.Command, entries []keyfile.Entry, next string) error {
 	file := keyfile.File{Keys: entries}
 	if format(cmd.Flag("output").Value.String()) != formatTable {
 		content, err := json.Marshal(file)
@@ -259,10 +272,10 @@ func showKeys(cmd *cobra.Command, entries []keyfile.Entry) error {
 			return fmt.Errorf("%w; --name gives a key its name", err)
 		}
 	}
-	return show(cmd, file, func(w io.Writer) { sayKeys(w, entries) })
+	return show(cmd, file, func(w io.Writer) { sayKeys(w, entries, next) })
 }
 
-func sayKeys(w io.Writer, entries []keyfile.Entry) {
+func sayKeys(w io.Writer, entries []keyfile.Entry, next string) {
 	for i, e := range entries {
 		if i > 0 {
 			say(w, "")
@@ -273,7 +286,7 @@ func sayKeys(w io.Writer, entries []keyfile.Entry) {
 		say(w, "%s", strings.TrimSpace(e.PublicKey))
 	}
 	say(w, "")
-	say(w, "For tpmverify's keys::file, run 'telemark key show … --output json'.")
+	say(w, "For the entry in tpmverify's key file (keys::file), %s.", next)
 }
 
 // handleFlag is a persistent handle, in hexadecimal with 0x or decimal.

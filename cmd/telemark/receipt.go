@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -94,7 +95,7 @@ func newInspect() *cobra.Command {
 		Short:   "Show, and with --keys verify, every receipt in OTLP files",
 		Long:    inspectLong,
 		Example: inspectExample,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    operands(math.MaxInt, "name at least one file of the archive, or - for standard input"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return inspectFiles(cmd, args, &o) },
 	}
 	cmd.Flags().StringVar(&o.keys, "keys", "", "key file to verify with, as tpmverify reads it (keys::file)")
@@ -166,7 +167,7 @@ func newAuditor(keysFile string) (*audit.Auditor, error) {
 	}
 	content, err := readBounded(keysFile, keyfile.MaxSize)
 	if err != nil {
-		return nil, work(err)
+		return nil, work(fmt.Errorf("--keys: %w ('telemark key show --output json' prints one)", err))
 	}
 	defaults := &policy.Policy{Freshness: policy.Sequence, LiveWithin: policy.DefaultLiveWithin}
 	keys, err := keyfile.Parse(keysFile, content, defaults)
@@ -194,7 +195,7 @@ func (b *blockReader) Record(r otlpfile.Record) error {
 }
 
 func (b *blockReader) Damaged(d otlpfile.Damage) {
-	b.unreadable = append(b.unreadable, unreadable{b.file, d.Where, d.Err.Error()})
+	b.unreadable = append(b.unreadable, unreadable{b.file, d.Where, printable(d.Err.Error())})
 }
 
 func readBlocks(stdin io.Reader, files []string, signal string, a *audit.Auditor, visit func(*audit.Finding)) ([]unreadable, error) {

@@ -60,6 +60,8 @@ func newRoot(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	root.SetErr(errOut)
 	root.PersistentFlags().VarP(newFormat(), "output", "o", "output format: table, json or yaml")
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.Version = readVersion().line()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(newCerts(), newKey(), newReceipt(), newExplain(), newConfig(), newVersion())
 	return root
 }
@@ -84,6 +86,19 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 			say(errOut, "Run '%s --help' for usage and examples.", cmd.CommandPath())
 		}
 		return exitUsage
+	}
+}
+
+// operands refuses a command line without an operand, and says which is missing.
+func operands(atMost int, missing string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return errors.New(missing)
+		case len(args) > atMost:
+			return fmt.Errorf("%q is one operand too many", args[atMost])
+		}
+		return nil
 	}
 }
 

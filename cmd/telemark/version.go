@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
@@ -32,7 +33,7 @@ func newVersion() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := readVersion()
 			return show(cmd, v, func(w io.Writer) {
-				say(w, "telemark %s (%s, %s/%s)", v.Version, v.Go, v.OS, v.Arch)
+				say(w, "%s", v.line())
 				if v.Commit != "" {
 					say(w, "commit %s", v.Commit)
 				}
@@ -40,6 +41,10 @@ func newVersion() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (v versionInfo) line() string {
+	return fmt.Sprintf("telemark %s (%s, %s/%s)", v.Version, v.Go, v.OS, v.Arch)
 }
 
 func readVersion() versionInfo {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/telemark-otel/telemark/cmd/telemark/internal/audit"
 )
@@ -24,6 +25,25 @@ func short(hexadecimal string) string {
 		return orDash(hexadecimal)
 	}
 	return hexadecimal[:shown] + "…"
+}
+
+// count is "1 item", "2 items".
+func count[N int | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// printable takes out what could command a terminal: parsers quote what they
+// stumble over.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 func orDash(s string) string { return cmp.Or(s, "-") }

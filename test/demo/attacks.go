@@ -98,7 +98,7 @@ func (d *demo) runAttacks(ctx context.Context) ([]attackRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	var rows []attackRow
 	for i, a := range attacks {
 		victim, neighbour := fmt.Sprintf("victim-%d", i), fmt.Sprintf("neighbour-%d", i)
@@ -121,7 +121,7 @@ func (d *demo) runAttacks(ctx context.Context) ([]attackRow, error) {
 		request.Filter(func(i int) bool { return harness.ServiceOf(request.At(i)) != "victim-dropped" })
 		return []digest.Batch{request}
 	})
-	row, err := d.attackOnce(ctx, conn, blockDropped, "gap", "victim-dropped", "neighbour-dropped")
+	row, err := d.dropOnce(ctx, conn, "victim-dropped", "neighbour-dropped")
 	if err != nil {
 		return nil, fmt.Errorf("attack %q: %w", blockDropped, err)
 	}
@@ -153,6 +153,37 @@ func (d *demo) attackOnce(ctx context.Context, conn *grpc.ClientConn, name, want
 	return attackRow{name: name, want: want, got: got, neighbours: untouched}, nil
 }
 
+// dropOnce does the same with a block that never arrives. Each block refused
+// before is missing too, so all of these have to be reported first: only then is
+// the next gap the one that is meant.
+func (d *demo) dropOnce(ctx context.Context, conn *grpc.ClientConn, victim, neighbour string) (attackRow, error) {
+	before := 0
+	if _, err := poll(ctx, func() (string, error) {
+		open, reported, err := d.attackedGaps(ctx)
+		if err != nil || reported < open {
+			return "", err
+		}
+		before = reported
+		return "all reported", nil
+	}); err != nil {
+		return attackRow{}, err
+	}
+	if err := harness.ExportGRPC(ctx, conn, harness.Join(gauge(victim, 41), gauge(neighbour, 7))); err != nil {
+		return attackRow{}, err
+	}
+	got, err := poll(ctx, func() (string, error) {
+		_, reported, err := d.attackedGaps(ctx)
+		if err != nil || reported == before {
+			return "", err
+		}
+		return "gap", nil
+	})
+	if err != nil {
+		return attackRow{}, err
+	}
+	return attackRow{name: blockDropped, want: "gap", got: got, neighbours: untouched}, nil
+}
+
 // unknownTPM lets a machine that nobody enrolled send through the same gateway.
 func (d *demo) unknownTPM(ctx context.Context) (attackRow, error) {
 	before, err := d.verdicts(ctx)
@@ -169,11 +200,9 @@ func (d *demo) unknownTPM(ctx context.Context) (attackRow, error) {
 	return attackRow{name: "unknown TPM", want: string(reason.UnknownKey), got: got, neighbours: untouched}, nil
 }
 
-// newVerdict polls until a refusal is counted that before does not know.
+// newVerdict waits until a refusal is counted that before does not know.
 func (d *demo) newVerdict(ctx context.Context, before map[string]float64) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
+	return poll(ctx, func() (string, error) {
 		now, err := d.verdicts(ctx)
 		if err != nil {
 			return "", err
@@ -182,6 +211,18 @@ func (d *demo) newVerdict(ctx context.Context, before map[string]float64) (strin
 			if n > before[verdict] {
 				return verdict, nil
 			}
+		}
+		return "", nil
+	})
+}
+
+// poll asks until there is an answer or an error, for 20 s at most.
+func poll(ctx context.Context, ask func() (string, error)) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		if answer, err := ask(); err != nil || answer != "" {
+			return answer, err
 		}
 		select {
 		case <-ctx.Done():

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -110,8 +111,7 @@ func (d *demo) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, d.cli, args...)
 	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return nil, fmt.Errorf("telemark %v: %w\n%s", args, err, exit.Stderr)
 		}
 		return nil, fmt.Errorf("telemark %v: %w", args, err)
@@ -242,8 +242,8 @@ func (d *demo) startHostile() error {
 
 // close ends what still runs, sources first.
 func (d *demo) close() {
-	for i := len(d.procs) - 1; i >= 0; i-- {
-		_ = d.procs[i].Stop(20 * time.Second)
+	for _, p := range slices.Backward(d.procs) {
+		_ = p.Stop(20 * time.Second)
 	}
 	if d.hostile != nil {
 		d.hostile.Close()
@@ -251,14 +251,15 @@ func (d *demo) close() {
 }
 
 func (d *demo) printAddresses() {
-	fmt.Println("\nLeft running until interrupted (Ctrl-C):")
+	fmt.Println("\nThe agents run again, and telemetry flows until interrupted (Ctrl-C):")
 	for _, name := range agentNames {
 		fmt.Printf("  %-9s OTLP gRPC %s · OTLP HTTP http://%s · own metrics %s\n", name, d.addr(name+".grpc"), d.addr(name+".http"), d.metricsURL(name))
 	}
 	fmt.Printf("  gateway   OTLP gRPC %s (TLS)\n", d.addr("gateway.grpc"))
 	fmt.Printf("  collector OTLP gRPC %s (TLS) · nonces https://%s/nonce · status http://%s/metrics/status · own metrics %s\n",
 		d.addr("collector.grpc"), d.addr("collector.nonce"), d.addr("collector.admin"), d.metricsURL("collector"))
-	fmt.Printf("  evidence  %s (bin/telemark receipt inspect --keys %s FILE)\n", filepath.Join(d.dir, "archive"), d.keysFile)
+	fmt.Printf("  evidence  bin/telemark receipt inspect --summary --keys %s %s\n", d.keysFile, filepath.Join(d.dir, "archive", "*.jsonl"))
+	fmt.Printf("  logs      %s\n", filepath.Join(d.dir, "*.log"))
 }
 
 // names returns the name of each enrolled key id.

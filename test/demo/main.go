@@ -72,8 +72,9 @@ func run(ctx context.Context, dir string, length time.Duration, keep bool) error
 	}
 	printReport(rows, figures, attacked)
 	if keep {
-		d.printAddresses()
-		<-ctx.Done()
+		if err := d.keep(ctx); err != nil {
+			return err
+		}
 	}
 	for _, r := range rows {
 		if !r.ok() {

@@ -17,7 +17,6 @@ const (
 	verifiedBlocks = "otelcol_tpmverify_verified_blocks"
 	refusedBlocks  = "otelcol_tpmverify_refused_blocks"
 	duplicates     = "otelcol_tpmverify_duplicate_blocks"
-	gapsReported   = "otelcol_nonce_gaps_reported"
 	groupSizes     = "otelcol_tpm_group_size"
 	addedLatency   = "otelcol_tpmsign_added_latency"
 	acceptedPoints = "otelcol_receiver_accepted_metric_points"
@@ -26,14 +25,14 @@ const (
 // attackedStream is the stream whose gaps are the attacks' doing.
 const attackedStream = "tpmsign/attacked:metrics"
 
-// verdicts reads how often the collector gave each reason, duplicates and gaps
-// among them.
+// verdicts reads how often the collector gave each reason, duplicates among
+// them.
 func (d *demo) verdicts(ctx context.Context) (map[string]float64, error) {
 	samples, err := harness.Scrape(ctx, d.metricsURL("collector"))
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]float64{"gap": samples.Sum(gapsReported), string(reason.Duplicate): samples.Sum(duplicates)}
+	out := map[string]float64{string(reason.Duplicate): samples.Sum(duplicates)}
 	for _, r := range reason.All() {
 		if r != reason.Duplicate {
 			out[string(r)] = samples.Sum(refusedBlocks, "reason", string(r))

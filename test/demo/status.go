@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ type stream struct {
 	Stream     string         `json:"stream"`
 	Refused    map[string]int `json:"refused"`
 	GapsOpen   int            `json:"gaps_open"`
+	Reported   int            `json:"gaps_reported"` // of those that are open
 	GapsClosed int            `json:"gaps_closed"`
 }
 
@@ -35,8 +37,7 @@ func (d *demo) status(ctx context.Context) ([]stream, error) {
 			Next    string   `json:"next"`
 		}
 		err = json.NewDecoder(resp.Body).Decode(&page)
-		resp.Body.Close()
-		if err != nil {
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
 			return nil, fmt.Errorf("status page: %w", err)
 		}
 		out = append(out, page.Streams...)
@@ -60,6 +61,22 @@ func (d *demo) openGaps(ctx context.Context) (int, error) {
 		}
 	}
 	return gaps, nil
+}
+
+// attackedGaps counts the blocks that are missing because of the attacks, and
+// those of them that were reported.
+func (d *demo) attackedGaps(ctx context.Context) (open, reported int, err error) {
+	streams, err := d.status(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, s := range streams {
+		if s.Stream == attackedStream {
+			open += s.GapsOpen
+			reported += s.Reported
+		}
+	}
+	return open, reported, nil
 }
 
 // rejectedBlocks counts refusals by agent and signal, those of the attacks

@@ -56,13 +56,40 @@ func (d *demo) flow(ctx context.Context, length time.Duration) error {
 	return ctx.Err()
 }
 
+// keep starts the agents again and lets telemetry flow until the demonstration
+// is interrupted.
+func (d *demo) keep(ctx context.Context) error {
+	for _, name := range agentNames {
+		if err := d.launch(ctx, d.agents[name].Process); err != nil {
+			return err
+		}
+	}
+	d.printAddresses()
+	const forever = 10 * 365 * 24 * time.Hour
+	var wg sync.WaitGroup
+	for _, name := range agentNames {
+		a := d.agents[name]
+		for _, feed := range []func(context.Context, *agent, time.Duration) error{d.writeLines, d.runApplication} {
+			wg.Go(func() {
+				if err := feed(ctx, a, forever); err != nil && ctx.Err() == nil {
+					fmt.Fprintln(os.Stderr, "demo:", err)
+				}
+			})
+		}
+	}
+	<-ctx.Done()
+	wg.Wait()
+	fmt.Println("\nEnding; the agents say farewell.")
+	return nil
+}
+
 // progress says what the collector has verified so far.
 func (d *demo) progress(ctx context.Context, since time.Duration) string {
 	samples, err := harness.Scrape(ctx, d.metricsURL("collector"))
 	if err != nil {
 		return fmt.Sprintf("      %2.0f s  the collector does not answer", since.Seconds())
 	}
-	return fmt.Sprintf("      %2.0f s  verified: %s items in %s blocks, refused: %s ", since.Seconds(),
+	return fmt.Sprintf("      %2.0f s  verified: %s items in %s blocks, refused: %s", since.Seconds(),
 		thousands(int(samples.Sum(verifiedItems))), thousands(int(samples.Sum(verifiedBlocks))), thousands(int(samples.Sum(refusedBlocks))))
 }
 
@@ -72,7 +99,7 @@ func (d *demo) writeLines(ctx context.Context, a *agent, length time.Duration) e
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // written a line at a time
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	end := time.After(length)

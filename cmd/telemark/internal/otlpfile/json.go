@@ -83,14 +83,9 @@ func takeLine(line []byte, where string, to Reader) error {
 	}
 	if !validJSON(line) {
 		to.Damaged(Damage{where, errCutOff})
-		i := bytes.LastIndex(line, docStart)
-		for i > 0 && !validJSON(line[i:]) {
-			i = bytes.LastIndex(line[:i], docStart)
-		}
-		if i <= 0 {
+		if line = behindCut(line); line == nil {
 			return nil
 		}
-		line = line[i:]
 	}
 	batch, err := parseJSON(line)
 	if err != nil {
@@ -98,6 +93,37 @@ func takeLine(line []byte, where string, to Reader) error {
 		return nil
 	}
 	return to.Record(Record{batch, where})
+}
+
+// maxStarts bounds the places at which a document is looked for in a line: an
+// honest one has a start or two, a hostile one must not be read once for each.
+const maxStarts = 8
+
+// behindCut returns the document at the end of a line that is not one, or nil.
+func behindCut(line []byte) []byte {
+	for end, n := len(line), 0; n < maxStarts; n++ {
+		i := bytes.LastIndex(line[:end], docStart)
+		for ; i > 0 && !namesSignal(line[i:]); i = bytes.LastIndex(line[:i], docStart) {
+		}
+		if i <= 0 {
+			return nil
+		}
+		if validJSON(line[i:]) {
+			return line[i:]
+		}
+		end = i
+	}
+	return nil
+}
+
+// namesSignal tells a document from one of the resources in it.
+func namesSignal(doc []byte) bool {
+	for _, member := range []string{"Metrics\"", "Logs\"", "Spans\""} {
+		if bytes.HasPrefix(doc[len(docStart):], []byte(member)) {
+			return true
+		}
+	}
+	return false
 }
 
 func readDocuments(r io.Reader, to Reader) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -234,4 +235,13 @@ func TestCommittedCorpusIsNotEmpty(t *testing.T) {
 	files, err := os.ReadDir(filepath.Join("testdata", "fuzz", "FuzzRead"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
+}
+
+func TestLineOfManyHalfDocumentsIsReadInBoundedTime(t *testing.T) {
+	half := strings.Repeat(`{"resourceLogs":[{"a":`, 5000) // nearly as deep as JSON may be, over and over
+	line := strings.Repeat(half, 50)
+	good := toJSON(t, signtest.Data(block.Logs, "edge-a", 1))
+	c := read(t, lines(good, []byte(line), good), Options{})
+	require.Len(t, c.records, 2)
+	require.Len(t, c.damages, 1) // after minutes, were each of them looked at
 }
