@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,9 @@ and the names given with --host. An authority that is already in DIR is used
 again, so that certificates can be added or renewed without touching the peers.
 Nothing is overwritten without --force; --force renews the certificates and
 keeps the authority. Keys are readable by their owner only.
+
+DIR/admin.token is made as well: the bearer token for the status page of the
+collector. One that is there stays.
 
 These certificates are for development: the CA key lies unencrypted beside
 them, and there is no revocation.`
@@ -72,6 +76,9 @@ func newCerts() *cobra.Command {
 			o.dir = args[0]
 			made, err := makeCerts(&o, time.Now())
 			if err != nil {
+				return err
+			}
+			if err := makeToken(o.token()); err != nil {
 				return err
 			}
 			return show(cmd, made, func(w io.Writer) { sayCerts(w, o.dir, made) })
@@ -138,6 +145,17 @@ func makeCerts(o *certsOptions, now time.Time) ([]madeCert, error) {
 }
 
 func (o *certsOptions) file(role, ext string) string { return filepath.Join(o.dir, role+"."+ext) }
+
+func (o *certsOptions) token() string { return filepath.Join(o.dir, "admin.token") }
+
+// makeToken writes a bearer token for the collector's admin listener. One that
+// is there stays: whoever reads the status page has it already.
+func makeToken(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	return work(writeFile(path, []byte(rand.Text()+"\n"), 0o600))
+}
 
 func (o *certsOptions) names(role string) []string {
 	hosts := append([]string{role}, alwaysHosts...)
@@ -241,4 +259,6 @@ func sayCerts(w io.Writer, dir string, made []madeCert) {
 	say(w, "  tls: {cert_file: %s, key_file: %s}", filepath.Join(dir, "gateway.crt"), filepath.Join(dir, "gateway.key"))
 	say(w, "and on the side that connects")
 	say(w, "  tls: {ca_file: %s}", filepath.Join(dir, "ca.crt"))
+	say(w, "The status page of the collector asks for the token in %s:", filepath.Join(dir, "admin.token"))
+	say(w, `  curl -H "Authorization: Bearer $(cat %s)" localhost:8445/metrics/status`, filepath.Join(dir, "admin.token"))
 }

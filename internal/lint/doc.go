@@ -1,5 +1,5 @@
 // Package lint judges collector configurations by the delivery rules of
-// telemark (DESIGN §4): it takes a configuration as the collector sees it
+// telemark: it takes a configuration as the collector sees it
 // (merged, variables expanded) and returns findings. It follows the options of
 // the Collector at v0.159.0 and does not validate them; `otelcol-telemark
 // validate` does that. It reads no files and knows nothing of line numbers.

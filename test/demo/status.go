@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -21,6 +23,10 @@ type stream struct {
 
 // status reads the collector's status page to its end.
 func (d *demo) status(ctx context.Context) ([]stream, error) {
+	token, err := os.ReadFile(filepath.Join(d.certs, "admin.token"))
+	if err != nil {
+		return nil, err
+	}
 	var out []stream
 	cursor := ""
 	for {
@@ -28,6 +34,7 @@ func (d *demo) status(ctx context.Context) ([]stream, error) {
 		if err != nil {
 			return nil, err
 		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			return nil, err
