@@ -3,9 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sums() {
-  find extension processor receiver internal -type f \
-    \( -name 'generated_*' -o -name documentation.md -o -name config.schema.yaml -o -path '*/internal/metadata/*' \) \
-    -exec sha256sum {} + 2>/dev/null | LC_ALL=C sort -k2
+  find . \( -path ./build -o -path ./.git \) -prune -o -type f \
+    \( -name 'generated_*' -o -name documentation.md -o -path '*/internal/metadata/*' \) \
+    -exec sha256sum {} + | LC_ALL=C sort -k2
 }
 before=$(sums)
 go generate ./...

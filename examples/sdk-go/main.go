@@ -10,7 +10,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/signal"
 	"syscall"
@@ -67,7 +66,7 @@ loop:
 		case <-end:
 			break loop
 		case <-tick.C:
-			spans += order(ctx, tracer)
+			spans += order(ctx, tracer, spans)
 		}
 	}
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
@@ -78,14 +77,15 @@ loop:
 	return spans, nil
 }
 
-func order(ctx context.Context, tracer trace.Tracer) (spans int) {
+// order is one request with what it does; n tells orders apart.
+func order(ctx context.Context, tracer trace.Tracer, n int) (spans int) {
 	ctx, root := tracer.Start(ctx, "POST /orders", trace.WithSpanKind(trace.SpanKindServer))
 	root.SetAttributes(attribute.String("http.request.method", "POST"), attribute.Int("http.response.status_code", 201))
 	_, query := tracer.Start(ctx, "INSERT orders", trace.WithSpanKind(trace.SpanKindClient))
-	query.SetAttributes(attribute.String("db.system.name", "postgresql"), attribute.Float64("order.amount", float64(rand.IntN(9000))/100))
+	query.SetAttributes(attribute.String("db.system.name", "postgresql"), attribute.Float64("order.amount", float64(n%9000)/100))
 	query.End()
 	_, pay := tracer.Start(ctx, "charge card", trace.WithSpanKind(trace.SpanKindClient))
-	if rand.IntN(50) == 0 {
+	if n%50 == 0 {
 		pay.SetStatus(codes.Error, "card declined")
 	}
 	pay.End()

@@ -146,7 +146,7 @@ var table = []entry{
 	{ProofCount, ClassForged, "The receipt carries no inclusion proof or more than one."},
 	{ProofMalformed, ClassForged, "Leaf index or path of the inclusion proof do not fit the tree size."},
 	{TreeSizeMismatch, ClassForged, "The tree size of the inclusion proof is not the one that was signed."},
-	{StreamInvalid, ClassForged, "The stream name is empty, too long or not printable, or the block number is zero."},
+	{StreamInvalid, ClassForged, "The stream name is empty, too long or not printable, the block number is zero, or the key has more streams in one epoch than a key may."},
 	{AudienceMismatch, ClassForged, "The receipt was made for another audience. Compare `audience` of the tpm extension and of the nonce extension."},
 	{NonceMissing, ClassPolicy, "The receipt has no nonce, and this verifier requires one. Configure `nonce` in the agent's tpm extension, or allow freshness `sequence`."},
 	{NonceMalformed, ClassForged, "The nonce is too short or too long to be one of ours."},
@@ -190,8 +190,8 @@ var table = []entry{
 	{TooLate, ClassStale, "The block's place in its stream was closed before it arrived."},
 	{EpochRetired, ClassStale, "The block belongs to an epoch of its agent that has been closed."},
 	{Equivocation, ClassForged, "The key signed two different statements under one epoch and sequence number. The agent's state was copied or rolled back: treat the machine as compromised."},
-	{ChainBroken, ClassForged, "The statement does not name the statement before it. The agent's state was copied or rolled back: treat the machine as compromised."},
-	{WindowFull, ClassTransient, "The key holds as many streams, epochs or ranges as one key may. Sending again works once older ones have run out."},
+	{ChainBroken, ClassForged, "The statement does not name the statement before it, or comes after one that a later epoch names as the last. The agent's state was copied or rolled back (a storage without `fsync: true` does that in a power cut): else treat the machine as compromised."},
+	{WindowFull, ClassTransient, "The key has as many ranges, incomplete blocks or blocks in flight as one key may. Sending again works once older ones have run out."},
 	{StoreUnavailable, ClassTransient, "The replay windows cannot be written. Nothing is accepted until they can."},
 	{RefusedDownstream, ClassPolicy, "The next component refused the verified block for good."},
 }
@@ -268,8 +268,7 @@ func (e *Error) Is(target error) bool {
 
 // Of returns the reason of err, or "" when err is nil or carries none.
 func Of(err error) Reason {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
 	}
 	return ""
