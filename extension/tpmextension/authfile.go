@@ -3,31 +3,21 @@ package tpmextension
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"os"
+
+	"github.com/telemark-otel/telemark/internal/tpm/private"
 )
 
-const maxAuth = 32 // bytes, what a SHA-256 key takes
+const (
+	maxAuth     = 32   // bytes, what a SHA-256 key takes
+	maxAuthFile = 4096 // bytes, white space at the end included
+)
 
-// readAuthFile reads the auth value of the signing key. It judges the file
-// that it opened, so that nobody can put another in its place in between.
+// readAuthFile reads the auth value of the signing key, nil without a file.
 func readAuthFile(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAuthFile, err)
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAuthFile, err)
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%w: %s has mode %v", errAuthFile, name, info.Mode())
-	}
-	content, err := io.ReadAll(io.LimitReader(f, 4096))
+	content, err := private.ReadSecret(name, maxAuthFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errAuthFile, err)
 	}

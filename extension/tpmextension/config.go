@@ -202,9 +202,13 @@ func (c *RetryConfig) validate() error {
 // Validate implements xconfmap.Validator.
 func (c *NonceConfig) Validate() error {
 	u, err := url.Parse(c.Endpoint)
+	shown := "what cannot be read" // a password in the URL does not belong into logs
+	if err == nil {
+		shown = u.Redacted()
+	}
 	valid := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == ""
 	return errors.Join(
-		check(errNonceEndpoint, valid, c.Endpoint),
+		check(errNonceEndpoint, valid, shown),
 		check(errNonceTimeout, c.Timeout > 0, c.Timeout),
 		check(errNonceRenew, c.RenewInterval >= minRenewInterval, c.RenewInterval),
 		check(errNonceMaxAge, c.MaxAge >= c.RenewInterval && c.MaxAge <= maxMaxAge, c.MaxAge),

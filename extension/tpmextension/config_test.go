@@ -118,6 +118,16 @@ func TestValidateNamesTheKey(t *testing.T) {
 	}
 }
 
+func TestPasswordInTheEndpointIsNotInTheError(t *testing.T) {
+	for _, endpoint := range []string{"htps://edge:s3cret@gateway", "https://edge:s3cret@gateway/?a", "https://edge:s3cret@gateway:port"} {
+		cfg := createDefaultConfig().(*Config).Nonce.GetOrInsertDefault()
+		cfg.Endpoint = endpoint
+		err := cfg.Validate()
+		require.ErrorIs(t, err, errNonceEndpoint)
+		require.NotContains(t, err.Error(), "s3cret")
+	}
+}
+
 func TestDefaultCounterIndexIsValid(t *testing.T) {
 	cfg := createDefaultConfig().(*Config)
 	require.Equal(t, tpm.DefaultCounterIndex, cfg.NVIndex)

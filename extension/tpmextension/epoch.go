@@ -18,11 +18,15 @@ var (
 	errNoStorage     = errors.New("`storage` names an extension that is not there; list it under service::extensions")
 	errNotStorage    = errors.New("`storage` names an extension that stores nothing")
 	errStateDamaged  = errors.New("the stored epoch of this key cannot be read; signing under a guessed one would look like a copied machine: restore the storage, or make a new key")
+	errClockUnset    = errors.New("the epochs of this key are not in storage, and the clock, which could stand in for them, is not set: set it")
 	errEpochExceeded = errors.New("the stored epoch of this key is the last one; make a new key")
 )
 
 // maxEpoch keeps epochs within what receipts carry.
 const maxEpoch = 1<<63 - 1
+
+// firstEpochTime is before the first release: a clock that shows less is not set.
+var firstEpochTime = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
 
 // origin is where the chain of statements of this start begins.
 type origin struct {
@@ -99,7 +103,11 @@ func (s *storedEpochs) load(ctx context.Context, key keyFacts) (group.State, err
 			return group.State{}, fmt.Errorf("%w: %w", errStateDamaged, err)
 		}
 	case !key.fresh:
-		state.Epoch = uint64(max(s.now().Unix(), 0))
+		now := s.now()
+		if now.Before(firstEpochTime) {
+			return group.State{}, fmt.Errorf("%w: it shows %v", errClockUnset, now)
+		}
+		state.Epoch = uint64(now.Unix())
 	}
 	return state, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -100,6 +101,39 @@ func TestLostStorageDoesNotMakeEpochsFall(t *testing.T) {
 
 	b := startAgent(t, withStorage(t, t.TempDir()), testConfig(device, keys, stored))
 	require.InDelta(t, time.Now().Unix(), b.sign(t, leaves("s", 1))[0].Statement.Epoch, 60)
+}
+
+// key.json has the form of a keys.file, so people write into it.
+func TestEditedKeyFileAndLostStorageDoNotMakeEpochsFall(t *testing.T) {
+	for name, edit := range map[string]func(string) error{
+		"edited": func(file string) error {
+			return os.WriteFile(file, []byte(`{"keys":[{"labels":{"site":"a"}}]}`), 0o600)
+		},
+		"lost": os.Remove,
+	} {
+		t.Run(name, func(t *testing.T) {
+			device, keys := "swtpm:"+shortDir(t), t.TempDir()
+			a := startAgent(t, withStorage(t, t.TempDir()), testConfig(device, keys, stored))
+			require.Equal(t, uint64(1), a.sign(t, leaves("s", 1))[0].Statement.Epoch)
+			require.NoError(t, a.Shutdown(t.Context()))
+
+			require.NoError(t, edit(filepath.Join(keys, publicKeyFile)))
+			b := startAgent(t, withStorage(t, t.TempDir()), testConfig(device, keys, stored))
+			require.InDelta(t, time.Now().Unix(), b.sign(t, leaves("s", 1))[0].Statement.Epoch, 60)
+		})
+	}
+}
+
+func TestClockThatIsNotSetDoesNotStandInForLostEpochs(t *testing.T) {
+	now := time.Unix(90, 0) // no battery, 90 s after power came
+	epochs := &storedEpochs{client: &brokenStorage{values: map[string][]byte{}}, now: func() time.Time { return now }}
+	_, err := epochs.next(t.Context(), keyFacts{kid: testKID})
+	require.ErrorIs(t, err, errClockUnset)
+	require.False(t, fatal(err), "it will be set")
+	now = firstEpochTime.Add(time.Hour)
+	got, err := epochs.next(t.Context(), keyFacts{kid: testKID})
+	require.NoError(t, err)
+	require.Equal(t, uint64(now.Unix())+1, got.epoch)
 }
 
 func TestDamagedEpochIsPermanentAndNothingIsSigned(t *testing.T) {

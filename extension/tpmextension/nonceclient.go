@@ -21,6 +21,10 @@ const (
 	nonceRetryFirst = 500 * time.Millisecond
 	nonceRetryMax   = 10 * time.Second // at most renew_interval, too
 	nonceJitter     = 0.2
+
+	// nonceTransit is what is left of a nonce's life for the way to the verifier,
+	// at most a tenth of it.
+	nonceTransit = 5 * time.Minute
 )
 
 // errNoNonce says why signing waits.
@@ -57,7 +61,7 @@ type nonceClient struct {
 func newNonceClient(client *http.Client, cfg *NonceConfig, kid []byte, audience string, logger *zap.Logger, failed func(context.Context)) (*nonceClient, error) {
 	target, err := url.JoinPath(cfg.Endpoint, "nonce")
 	if err != nil {
-		return nil, fmt.Errorf("%w, not %q: %w", errNonceEndpoint, cfg.Endpoint, err)
+		return nil, errNonceEndpoint // err quotes the URL, which may hold a password
 	}
 	// Configured headers go with every request, so a redirect could carry a
 	// credential to a host that nobody configured.
@@ -121,9 +125,10 @@ func (c *nonceClient) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What is signed under a nonce that its issuer will not accept any more is
+	// What arrives under a nonce that its issuer does not accept any more is
 	// lost, whatever max_age says.
-	c.lease = lease{nonce: got.nonce, fetched: fetched, limit: min(c.cfg.MaxAge, got.lifetime)}
+	usable := got.lifetime - min(got.lifetime/10, nonceTransit)
+	c.lease = lease{nonce: got.nonce, fetched: fetched, limit: min(c.cfg.MaxAge, usable)}
 	close(c.changed)
 	c.changed = make(chan struct{})
 	return nil

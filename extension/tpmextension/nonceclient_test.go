@@ -141,6 +141,24 @@ func TestNonceIsNotUsedBeyondTheLifetimeItsIssuerGaveIt(t *testing.T) {
 	})
 }
 
+func TestNothingIsSignedThatArrivesAfterTheNonceHasExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &issuer{kid: testKID, lifetime: 24 * time.Hour}
+		c := startNonceClient(t, server, 24*time.Hour)
+		_, err := c.get(t.Context(), nil)
+		require.NoError(t, err)
+		server.set(true)
+		time.Sleep(24*time.Hour - nonceTransit - time.Minute)
+		_, err = c.get(t.Context(), nil)
+		require.NoError(t, err)
+		time.Sleep(2 * time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = c.get(ctx, nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
 func TestNonceOutageIsNotHammered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &issuer{kid: testKID, lifetime: time.Hour, down: true}

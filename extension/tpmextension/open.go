@@ -102,7 +102,8 @@ func (s *signer) openKey(ctx context.Context) error {
 	if s.opening.key == nil {
 		dir := s.cfg.keyDir()
 		_, err = tpm.ReadKeyInfo(dir)
-		s.opening.old = s.opening.old || err == nil
+		// A key.json that was edited or lost makes no key young.
+		s.opening.old = s.opening.old || !errors.Is(err, fs.ErrNotExist)
 		s.opening.key, err = s.opening.dev.OpenKey(ctx, tpm.KeyOptions{Dir: dir, Handle: s.cfg.Key.Handle, Auth: s.auth})
 		if err != nil {
 			s.opening.key = nil

@@ -30,10 +30,10 @@ func (d *Device) connect() error {
 	if err := d.link.greet(d.report); err != nil {
 		return err
 	}
-	if d.lost {
+	if d.wasConnected {
 		d.report(nil, "connected to the TPM %s again", d.addr)
 	}
-	d.lost = true
+	d.wasConnected = true
 	return nil
 }
 
@@ -48,8 +48,12 @@ func (d *Device) dial() (wire.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !exists && !d.lost {
-		if err := swtpm.Manufacture(d.life, dir); err != nil {
+	if !exists && !d.wasConnected {
+		err := swtpm.Manufacture(d.life, dir)
+		if d.life.Err() != nil { // else a TPM without certificates would stand there for ever
+			return nil, ErrClosed
+		}
+		if err != nil {
 			d.report(err, "the software TPM in %s is made without EK certificates", dir)
 		}
 	}

@@ -81,11 +81,11 @@ type Device struct {
 	// inFlight is the connection that Close breaks when it cannot wait.
 	inFlight atomic.Pointer[wire.Conn]
 
-	slot chan struct{} // holds one token while a goroutine owns the rest
-	link *link         // nil: not connected
-	proc *swtpm.Process
-	lock *private.Lock // of the directory, for swtpm
-	lost bool          // was connected before
+	slot         chan struct{} // holds one token while a goroutine owns the rest
+	link         *link         // nil: not connected
+	proc         *swtpm.Process
+	lock         *private.Lock // of the directory, for swtpm
+	wasConnected bool
 }
 
 // Open opens a device: the path of a character device or socket

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/tpm/swtpm"
 	"github.com/telemark-otel/telemark/internal/tpm/tpmproxy"
 	"github.com/telemark-otel/telemark/internal/tpm/tpmtest"
 )
@@ -243,6 +244,29 @@ func TestWithoutSetupToolsATPMWithoutCertificatesIsMade(t *testing.T) {
 	require.Empty(t, certs)
 	k := openKey(t, d, KeyOptions{})
 	requireSigns(t, k, k.PublicKey())
+}
+
+func TestInterruptedFirstStartLeavesNoTPMWithoutCertificates(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "tpm")
+	ctx, cancel := context.WithCancel(t.Context())
+	opened := make(chan error, 1)
+	go func() {
+		_, err := Open(ctx, "swtpm:"+dir, Options{})
+		opened <- err
+	}()
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(dir, "setup.tmp", "setup.conf"))
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-opened, context.Canceled)
+	require.NoFileExists(t, filepath.Join(dir, swtpm.StateFile))
+
+	d := openDevice(t, "swtpm:"+dir, Options{})
+	certs, err := d.EKCertificates(t.Context())
+	require.NoError(t, err)
+	require.NotEmpty(t, certs)
 }
 
 const ownerEnv = "TELEMARK_TEST_SWTPM_OWNER"

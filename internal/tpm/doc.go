@@ -14,7 +14,6 @@
 //	dev, err := tpm.Open(ctx, "swtpm:/var/lib/telemark/tpm", tpm.Options{})
 //	key, err := dev.OpenKey(ctx, tpm.KeyOptions{Dir: "/var/lib/telemark/key", Name: "edge-a"})
 //	sig, err := key.Sign(ctx, digest)                // r ‖ s, 64 bytes
-//	sig, err = key.SignRetry(ctx, digest, tpm.Retry{Notify: status})
 //	epoch, err := dev.Increment(ctx, tpm.DefaultCounterIndex)
 //	props, err := dev.Properties(ctx)
 //	clock, err := dev.Clock(ctx)

@@ -2,11 +2,9 @@ package tpm
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,75 +57,6 @@ func TestOwnedSoftwareTPMIsStartedAgainWhenItDies(t *testing.T) {
 	}
 	require.NoError(t, err)
 	require.Greater(t, m, n)
-}
-
-func TestSignRetryRidesOutAnOutage(t *testing.T) {
-	t.Parallel()
-	soft := tpmtest.Start(t)
-	d := openDevice(t, soft.Device(), Options{})
-	k := openKey(t, d, KeyOptions{})
-	soft.Kill()
-
-	var mu sync.Mutex
-	var classes []Class
-	failed := make(chan struct{}, 100)
-	retry := Retry{Min: time.Millisecond, Max: 20 * time.Millisecond, Notify: func(_ error, c Class, wait time.Duration) {
-		mu.Lock()
-		defer mu.Unlock()
-		classes = append(classes, c)
-		if wait > 20*time.Millisecond {
-			t.Errorf("waits %v", wait)
-		}
-		select {
-		case failed <- struct{}{}:
-		default:
-		}
-	}}
-	done := make(chan error, 1)
-	digest := sha256.Sum256(nil)
-	var sig []byte
-	go func() {
-		var err error
-		sig, err = k.SignRetry(t.Context(), digest, retry)
-		done <- err
-	}()
-	for range 5 {
-		<-failed
-	}
-	soft.Restart()
-	require.NoError(t, <-done)
-	requireSignature(t, k.PublicKey(), digest, sig)
-	mu.Lock()
-	defer mu.Unlock()
-	require.Equal(t, OK, classes[len(classes)-1])
-	for _, c := range classes[:len(classes)-1] {
-		require.Equal(t, Gone, c)
-	}
-}
-
-func TestSignRetryEndsWithContextAndWithClose(t *testing.T) {
-	t.Parallel()
-	soft := tpmtest.Start(t)
-	d := openDevice(t, soft.Device(), Options{})
-	k := openKey(t, d, KeyOptions{})
-	soft.Kill()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	enough := errors.New("enough")
-	_, err := k.SignRetry(ctx, [32]byte{}, Retry{Notify: func(error, Class, time.Duration) { cancel(enough) }})
-	require.ErrorIs(t, err, enough)
-
-	ended := make(chan error, 1)
-	waiting := make(chan struct{})
-	var once sync.Once
-	go func() {
-		_, err := k.SignRetry(t.Context(), [32]byte{}, Retry{Min: time.Hour, Max: time.Hour, Notify: func(error, Class, time.Duration) {
-			once.Do(func() { close(waiting) })
-		}})
-		ended <- err
-	}()
-	<-waiting
-	require.NoError(t, d.Close())
-	require.ErrorIs(t, <-ended, ErrClosed)
 }
 
 func TestOtherTPMAtTheSameAddressDoesNotSign(t *testing.T) {
@@ -201,16 +130,8 @@ func TestLockoutIsNamedAndSigningResumes(t *testing.T) {
 	require.ErrorIs(t, err, tpm2.TPMRCLockout)
 	require.Equal(t, Lockout, Classify(err))
 
-	var classes []Class
-	sig, err := k.SignRetry(t.Context(), [32]byte{7}, Retry{Min: time.Millisecond, Max: 5 * time.Millisecond, Notify: func(_ error, c Class, _ time.Duration) {
-		classes = append(classes, c)
-		if len(classes) == 3 {
-			proxy.Set()
-		}
-	}})
-	require.NoError(t, err)
-	requireSignature(t, k.PublicKey(), [32]byte{7}, sig)
-	require.Equal(t, []Class{Lockout, Lockout, Lockout, OK}, classes)
+	proxy.Set()
+	requireSigns(t, k, k.PublicKey())
 }
 
 // Any local user can lock a TPM by authorising some key wrongly a few times.

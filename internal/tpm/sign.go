@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -15,8 +14,8 @@ import (
 const SignatureSize = 64
 
 // Sign returns the ECDSA signature r ‖ s of a SHA-256 digest, verified in
-// software. It recovers once from a TPM that was restarted or a session that was lost; other
-// errors are the caller's (see [Key.SignRetry]).
+// software. It recovers once from a TPM that was restarted or a session that was
+// lost; what to do about other errors is for the caller to say.
 func (k *Key) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
 	sig, err := k.signOnce(ctx, digest)
 	if err != nil && ctx.Err() == nil && Classify(err) == Gone {
@@ -84,67 +83,5 @@ func authorised[R any](l *link, k *Key, use func(tpm2.AuthHandle) (*R, error)) (
 			continue
 		}
 		return r, err
-	}
-}
-
-// Retry says how [Key.SignRetry] waits.
-type Retry struct {
-	// Min and Max bound the wait after a failure, which doubles each time; 0
-	// is 100 ms and 10 s.
-	Min, Max time.Duration
-	// Notify, when not nil, is called after each failure, with the wait that
-	// follows, and with a nil error when signing works again after failures.
-	// It must not block.
-	Notify func(err error, class Class, wait time.Duration)
-}
-
-const (
-	defaultRetryMin = 100 * time.Millisecond
-	defaultRetryMax = 10 * time.Second
-)
-
-// SignRetry signs until it succeeds, ctx is done, or the Key or its Device is
-// closed ([ErrClosed]). It goes on after permanent errors too, at the longest wait, since
-// somebody may repair what is wrong, and what waits to be signed must not be lost.
-func (k *Key) SignRetry(ctx context.Context, digest [32]byte, r Retry) ([]byte, error) {
-	if r.Min <= 0 {
-		r.Min = defaultRetryMin
-	}
-	if r.Max <= 0 {
-		r.Max = defaultRetryMax
-	}
-	notify := func(err error, class Class, wait time.Duration) {
-		if r.Notify != nil {
-			r.Notify(err, class, wait)
-		}
-	}
-	next := min(r.Min, r.Max)
-	for failed := false; ; failed = true {
-		sig, err := k.Sign(ctx, digest)
-		if err == nil {
-			if failed {
-				notify(nil, OK, 0)
-			}
-			return sig, nil
-		}
-		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
-			return nil, err
-		}
-		class, wait := Classify(err), next
-		if class == Permanent || class == Lockout {
-			wait = r.Max
-		}
-		next = min(2*next, r.Max)
-		notify(err, class, wait)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, fmt.Errorf("%w; the last failure: %w", context.Cause(ctx), err)
-		case <-k.dev.life.Done():
-			timer.Stop()
-			return nil, ErrClosed
-		}
 	}
 }

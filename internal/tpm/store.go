@@ -43,9 +43,8 @@ type record struct {
 	StoragePublic []byte `json:"storage_public"` // TPMT_PUBLIC of the storage root key, pinned
 	Name          string `json:"name,omitempty"` // of the machine, as in key.json
 
-	key     *object          // from Public
-	pub     *ecdsa.PublicKey // from Public
-	storage *object          // from StoragePublic
+	key *object          // from Public
+	pub *ecdsa.PublicKey // from Public
 }
 
 // readRecord returns nil when dir is new.
@@ -100,7 +99,7 @@ func (r *record) derive() (err error) {
 	if r.key, r.pub, err = parseSigningKey(r.Public); err != nil {
 		return err
 	}
-	r.storage, err = parseObject(r.StoragePublic)
+	_, err = parseObject(r.StoragePublic)
 	return err
 }
 

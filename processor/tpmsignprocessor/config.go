@@ -132,7 +132,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("%w: %d, want 0 (no bound but `pending::max_bytes`) or more", errMaxBlocks, c.Pending.MaxBlocks))
 	}
 	if w := c.Pending.Wait; w < minPendingWait || w > maxPendingWait {
-		errs = append(errs, fmt.Errorf("%w: %v, want %v to %v, some times what the TPM takes for a signature", errWait, w, minPendingWait, maxPendingWait))
+		errs = append(errs, fmt.Errorf("%w: %v, want %v to %v, several times what the TPM takes for a signature", errWait, w, minPendingWait, maxPendingWait))
 	}
 	return errors.Join(errs...)
 }

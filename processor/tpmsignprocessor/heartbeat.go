@@ -38,8 +38,9 @@ func (r *run) keepSpeaking() {
 			return
 		case <-timer.C:
 		}
+		// Less than zero: the clock was set back, and nobody knows since when.
 		silent := time.Since(time.Unix(0, r.lastBlock.Load()))
-		if silent < interval {
+		if 0 <= silent && silent < interval {
 			timer.Reset(interval - silent)
 			continue
 		}

@@ -132,3 +132,27 @@ func TestUserDataCannotSpeakForTheStream(t *testing.T) {
 		})
 	}
 }
+
+func TestClockSetBackDoesNotSilenceTheStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		next := newVerifier(block.Logs)
+		s := newSUT(t, testConfig(withHeartbeat), next).start(hostWith(newFakeTPM(t, 1)))
+		s.running.Load().lastBlock.Store(time.Now().Add(365 * 24 * time.Hour).UnixNano()) // what the clock said before
+		time.Sleep(90 * time.Second)
+		require.Equal(t, 1, next.spoke(heartbeat))
+		s.stop()
+	})
+}
+
+func TestClockSetBackDoesNotSilenceTheLog(t *testing.T) {
+	var s sampler
+	now := time.Now()
+	_, ok := s.check(now)
+	require.True(t, ok)
+	_, ok = s.check(now.Add(samplePeriod - time.Second))
+	require.False(t, ok)
+	_, ok = s.check(now.Add(-time.Hour))
+	require.True(t, ok)
+	_, ok = s.check(now.Add(-time.Hour + time.Second))
+	require.False(t, ok)
+}

@@ -316,6 +316,28 @@ func TestShutdownTakesBackWhatIsNotNumbered(t *testing.T) {
 	})
 }
 
+// The Collector may give a request's memory back to a pool when it was answered.
+func TestMemoryOfAnAnsweredRequestIsNotReadAgain(t *testing.T) {
+	for _, signal := range allSignals {
+		t.Run(signal.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				next := newVerifier(signal)
+				tpm := newFakeTPM(t, 1)
+				tpm.delay = time.Minute
+				s := newSUT(t, testConfig(), next).start(hostWith(tpm))
+				b := batch(signal, []string{"a"})
+				require.NoError(t, s.send(b))
+				require.Equal(t, 1, s.pendingBlocks(), "its group is closed")
+				b.Filter(func(int) bool { return false })
+				time.Sleep(2 * time.Minute)
+				s.stop()
+				next.requireContiguous(t)
+				require.Equal(t, []string{"a"}, next.accepted())
+			})
+		})
+	}
+}
+
 func TestReadOnlyRefusalIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		next := newVerifier(block.Metrics)

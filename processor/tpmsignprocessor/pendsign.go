@@ -40,12 +40,17 @@ func (f *flight) room(e *entry) bool {
 	return len(f.entries) == 0 || f.blocks+e.blocks <= maxSigningBlocks && f.bytes+e.bytes <= maxSigningBytes
 }
 
-// takeBack keeps what is not numbered yet from being numbered after the end of
-// the run; it stays in the store, unsigned.
-func (f *flight) takeBack() {
+// leave keeps what is not numbered yet from being numbered after the end of the
+// run; it stays in the store, unsigned. What is signed by now is recorded.
+func (r *run) leave(f *flight) {
+	r.adoptNumbered(f)
+	var signed []*entry
 	for _, e := range f.entries {
-		e.ticket.Cancel()
+		if !e.ticket.Cancel() && done(e.ticket) {
+			signed = append(signed, e)
+		}
 	}
+	r.finish(signed)
 }
 
 // signPending is the goroutine that gets pending requests signed, many at
@@ -53,7 +58,7 @@ func (f *flight) takeBack() {
 // be delivered.
 func (r *run) signPending() {
 	var f flight
-	defer f.takeBack()
+	defer r.leave(&f)
 	for r.ctx.Err() == nil {
 		waiting := r.submitPending(&f)
 		r.signing.Store(int64(len(f.entries)))
@@ -69,30 +74,33 @@ func (r *run) signPending() {
 // some had to stay because the TPM does not take them now.
 func (r *run) submitPending(f *flight) (waiting bool) {
 	for r.ctx.Err() == nil {
+		r.adoptNumbered(f)
 		refused := false
 		e := r.queue.takeUnsigned(func(e *entry) bool {
-			if e.ticket != nil {
-				return true // numbered, its group is closed
-			}
 			refused = !r.tpm.Ready()
 			return !refused && f.room(e)
 		})
 		if e == nil {
 			return refused
 		}
-		if e.ticket == nil {
-			ok, again := r.submit(e)
-			if again {
-				r.queue.putBack([]*entry{e})
-				return true
-			}
-			if !ok {
-				continue
-			}
+		ok, again := r.submit(e)
+		if again {
+			r.queue.putBack([]*entry{e})
+			return true
 		}
-		f.add(e)
+		if ok {
+			f.add(e)
+		}
 	}
 	return false
+}
+
+// adoptNumbered takes over requests whose callers had no time to wait for the
+// signature that is under way.
+func (r *run) adoptNumbered(f *flight) {
+	for e := r.queue.takeNumbered(); e != nil; e = r.queue.takeNumbered() {
+		f.add(e)
+	}
 }
 
 // submit reads a pending request and submits it. With again it has to be tried

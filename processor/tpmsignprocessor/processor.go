@@ -44,7 +44,7 @@ var (
 	errNotTPM       = errors.New("the extension named by `tpm` does not sign blocks: name one of type tpm")
 	errStorageGone  = errors.New("the extension named by `pending::storage` is not running: list it under service::extensions")
 	errNotStorage   = errors.New("the extension named by `pending::storage` is not a storage extension")
-	errStreamTwice  = errors.New("this processor stands in several pipelines of one signal, and with `pending::storage` that would mix up what is pending: give each pipeline its own, tpmsign/NAME")
+	errStreamTwice  = errors.New("this processor stands in several pipelines of one signal, or shares its `stream`, and with `pending::storage` that would mix up what is pending: give each pipeline its own, tpmsign/NAME")
 	errStarted      = errors.New("the processor runs already")
 	errNotRunning   = errors.New("tpmsign is not running: send again later")
 	errShutdownLost = errors.New("blocks held in memory were lost at shutdown; set `pending::storage` to keep them")
@@ -125,7 +125,7 @@ func (s *signer) Start(ctx context.Context, host component.Host) (err error) {
 			closeStream()
 		}
 	}()
-	if s.cfg.Pending.Storage != nil && s.cfg.Stream == "" && stream != name {
+	if s.cfg.Pending.Storage != nil && stream != name {
 		return errStreamTwice
 	}
 	pending, err := s.openStore(ctx, host)

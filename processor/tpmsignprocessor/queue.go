@@ -26,9 +26,8 @@ type entry struct {
 	bytes  int64
 	own    bool // said by the stream itself, nobody's data
 
-	// Owned by the signing goroutine once the entry is out of queue.unsigned.
-	// Set before that only for a request whose group was closed already when
-	// it was put here.
+	// Owned by the signing goroutine once the entry is out of the queue. Set
+	// before that only for what is put into queue.numbered.
 	req    *request
 	ticket *group.Ticket
 
@@ -40,17 +39,18 @@ type entry struct {
 	deliveredWas uint64 // run.delivered at the last failed one
 }
 
-// queue holds the pending requests of one stream in order of arrival: those to
-// be signed and those to be delivered.
+// queue holds the pending requests of one stream in order of arrival: those
+// whose signature is under way, those to be signed and those to be delivered.
 type queue struct {
 	store     store
 	maxBytes  int64
 	maxBlocks int // 0: no bound
 
-	unsignedReady chan struct{} // capacity 1: something was put into unsigned
+	unsignedReady chan struct{} // capacity 1: something was put into numbered or unsigned
 	signedReady   chan struct{} // capacity 1: something was put into signed
 
 	mu       sync.Mutex
+	numbered list.List // of *entry, with a ticket whose group is closed
 	unsigned list.List // of *entry
 	signed   list.List // of *entry
 	bytes    int64     // of all entries, those being signed included
@@ -147,12 +147,16 @@ func (q *queue) put(ctx context.Context, rec record, p placing) error {
 func (q *queue) push(e *entry, state recordState) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if state == stateSigned {
+	switch {
+	case state == stateSigned:
 		q.signed.PushBack(e)
 		notify(q.signedReady)
 		return
+	case e.ticket != nil:
+		q.numbered.PushBack(e)
+	default:
+		q.unsigned.PushBack(e)
 	}
-	q.unsigned.PushBack(e)
 	notify(q.unsignedReady)
 }
 
@@ -162,6 +166,18 @@ func (q *queue) adopt(s stored) {
 	e := &entry{id: s.id, blocks: s.rec.blocks, bytes: int64(len(s.rec.payload))}
 	_ = q.reserve(e, true) // has no bounds to fail by
 	q.push(e, s.rec.state)
+}
+
+// takeNumbered takes out the first entry whose signature is under way: that goes
+// on whether or not others can be signed now.
+func (q *queue) takeNumbered() *entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	front := q.numbered.Front()
+	if front == nil {
+		return nil
+	}
+	return q.numbered.Remove(front).(*entry)
 }
 
 // takeUnsigned takes the first unsigned entry out if take allows it; take must
@@ -245,9 +261,9 @@ func (q *queue) speaking() bool {
 	return q.own > 0
 }
 
-// waiting returns how many requests wait for delivery.
+// waiting returns how many requests wait for signature and for delivery.
 func (q *queue) waiting() (unsigned, signed int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.unsigned.Len(), q.signed.Len()
+	return q.numbered.Len() + q.unsigned.Len(), q.signed.Len()
 }

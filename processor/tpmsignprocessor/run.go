@@ -137,16 +137,22 @@ func (r *run) shutdown(ctx context.Context) error {
 	stop()
 	r.cancel()
 
-	stopped := make(chan struct{})
-	go func() {
+	closed := make(chan error, 1)
+	go func() { // the storage is closed when nobody can use it any more, however late
 		<-idle
 		r.goroutines.Wait()
-		close(stopped)
+		r.leave(&flight{}) // what its callers let go since
+		closed <- r.queue.store.close(context.WithoutCancel(ctx))
 	}()
-	waitFor(ctx, stopped)
+	var err error
+	select {
+	case err = <-closed:
+	case <-ctx.Done():
+		err = fmt.Errorf("the next component has not returned: %w", context.Cause(ctx))
+	}
 	r.meters.Shutdown()
 	r.closeStream()
-	return errors.Join(r.leftovers(), r.closeStore(ctx, stopped))
+	return errors.Join(r.leftovers(), err)
 }
 
 // waitFor waits for c, at most until ctx ends.
@@ -154,16 +160,6 @@ func waitFor(ctx context.Context, c <-chan struct{}) {
 	select {
 	case <-c:
 	case <-ctx.Done():
-	}
-}
-
-// closeStore closes the storage when nobody can use it any more.
-func (r *run) closeStore(ctx context.Context, stopped <-chan struct{}) error {
-	select {
-	case <-stopped:
-		return r.queue.store.close(context.WithoutCancel(ctx))
-	default:
-		return fmt.Errorf("the next component has not returned: %w", context.Cause(ctx))
 	}
 }
 

@@ -126,25 +126,33 @@ func (r *run) pendUnsigned(ctx context.Context, req *request, why cause) error {
 }
 
 // pendNumbered puts a request whose group is being signed into the pending
-// store. When that cannot be, the caller has to wait for the signature.
+// store. As long as that cannot be, the caller has to wait for the signature.
 func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Ticket, why cause) error {
 	rec, err := req.record(stateUnsigned)
 	if err != nil {
 		return err
 	}
-	if err = r.queue.put(ctx, rec, placing{must: true, own: req.own != "", req: req, ticket: ticket}); err == nil {
-		r.meters.pended(ctx, req.len(), why)
-		return nil
+	// The caller's memory may go back to a pool when it has its answer.
+	if req.batch, err = digest.UnmarshalBatch(rec.signal, rec.payload); err != nil {
+		return err
 	}
-	r.complain("A request that is being signed cannot be put into the pending store; its caller waits", err)
-	select {
-	case <-ticket.Done():
-	case <-ctx.Done():
-		return r.abandon(ctx, req.len(), err)
-	case <-r.ctx.Done():
-		return r.abandon(ctx, req.len(), err)
+	for pause := newBackoff(); !done(ticket); {
+		err := r.queue.put(ctx, rec, placing{must: true, own: req.own != "", req: req, ticket: ticket})
+		if err == nil {
+			r.meters.pended(ctx, req.len(), why)
+			return nil
+		}
+		r.complain("A request that is being signed cannot be put into the pending store; its caller waits", err)
+		select {
+		case <-ticket.Done():
+		case <-time.After(pause.take()):
+		case <-ctx.Done():
+			return r.abandon(ctx, req.len(), err)
+		case <-r.ctx.Done():
+			return r.abandon(ctx, req.len(), err)
+		}
 	}
-	signed, _ := ticket.Result()
+	signed, err := ticket.Result()
 	if unsigned := req.attach(signed); unsigned != nil {
 		return r.abandon(ctx, req.len(), err)
 	}

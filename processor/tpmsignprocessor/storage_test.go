@@ -252,6 +252,27 @@ func TestFullStorageHoldsTheCallerOfANumberedRequestUntilItGetsThrough(t *testin
 	})
 }
 
+func TestStorageThatRecoversTakesWhatADeadTPMHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+		next := newVerifier(block.Logs)
+		tpm := newFakeTPM(t, 1)
+		tpm.dead.Store(true)
+		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+		files.broken.Store(true)
+		time.AfterFunc(10*time.Second, func() { files.broken.Store(false) })
+		began := time.Now()
+		require.NoError(t, s.send(logsOf("a")))
+		require.Less(t, time.Since(began), 10*time.Second+2*maxPause)
+		require.Equal(t, 1, s.pendingBlocks())
+		tpm.dead.Store(false)
+		time.Sleep(time.Minute)
+		s.stop()
+		next.requireContiguous(t)
+		require.Equal(t, []string{"a"}, next.accepted())
+	})
+}
+
 func TestCallerThatLeavesANumberedRequestThatNothingCanHoldIsToldSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
@@ -305,80 +326,66 @@ func TestSignedFormThatCannotBeRecordedIsDelivered(t *testing.T) {
 	files.broken.Store(true)
 	tpm.unready.Store(false)
 	eventually(t, func() bool { return len(next.accepted()) == 1 }, "delivered from memory")
-	s.stop()
+	require.ErrorIs(t, s.Shutdown(t.Context()), storage.ErrStorageFull, "its unsigned form is still there")
 	next.requireContiguous(t)
 }
 
 func TestTwoPipelinesOfOneNameMayNotShareStorage(t *testing.T) {
-	host := storedHost(t, newFakeTPM(t, 1), t.TempDir())
-	next := newVerifier(block.Logs)
-	s := newSUT(t, testConfig(withStorage), next).start(host)
-	require.ErrorIs(t, newSUT(t, testConfig(withStorage), next).Start(t.Context(), host), errStreamTwice)
-	s.stop()
-	newSUT(t, testConfig(withStorage), next).start(host).stop()
+	for _, stream := range []string{"", "named"} {
+		host := storedHost(t, newFakeTPM(t, 1), t.TempDir())
+		next := newVerifier(block.Logs)
+		cfg := testConfig(withStorage, func(c *Config) { c.Stream = stream })
+		s := newSUT(t, cfg, next).start(host)
+		require.ErrorIs(t, newSUT(t, cfg, next).Start(t.Context(), host), errStreamTwice)
+		s.stop()
+		newSUT(t, cfg, next).start(host).stop()
+	}
 }
 
-func TestIndexFollowsTheOldestLiveRecord(t *testing.T) {
-	client, err := openFiles(t, t.TempDir()).(storage.Extension).GetClient(t.Context(), component.KindProcessor, storageID, "")
-	require.NoError(t, err)
-	d := newDiskStore(client, block.Logs)
-	bounds := func() []uint64 {
-		value, err := client.Get(t.Context(), keyIndexB)
-		require.NoError(t, err)
-		low, high, err := decodeIndex(value)
-		require.NoError(t, err)
-		return []uint64{low, high}
-	}
-	for range 4 {
-		_, err := d.add(t.Context(), record{state: stateUnsigned, signal: block.Logs})
-		require.NoError(t, err)
-	}
-	require.Equal(t, []uint64{0, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{1}))
-	require.Equal(t, []uint64{0, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{0}))
-	require.Equal(t, []uint64{2, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{2, 3}))
-	require.Equal(t, []uint64{4, 4}, bounds())
-	id, err := d.add(t.Context(), record{state: stateUnsigned, signal: block.Logs})
-	require.NoError(t, err)
-	require.EqualValues(t, 4, id)
-	require.NoError(t, d.close(t.Context()))
-}
-
-func TestRecordsRoundTrip(t *testing.T) {
-	for _, rec := range []record{
-		{stateUnsigned, block.Logs, 0, []byte{}},
-		{stateSigned, block.Logs, 1 << 20, []byte("payload")},
+// What was delivered while the storage was broken is still there, unsigned: it
+// would be signed again after a restart, under a number that nobody knows.
+func TestWhatCouldNotBeRemovedDoesNotComeAgain(t *testing.T) {
+	for name, afterwards := range map[string]func(*sut, *fakeTPM){
+		"removed with the next": func(s *sut, tpm *fakeTPM) {
+			tpm.unready.Store(true)
+			require.NoError(s.tb, s.send(logsOf("b")))
+			tpm.unready.Store(false)
+			eventually(s.tb, func() bool { return s.pendingBlocks() == 0 }, "the next is delivered")
+		},
+		"removed at shutdown": func(*sut, *fakeTPM) {},
 	} {
-		got, err := decodeRecord(rec.encode(), block.Logs)
-		require.NoError(t, err)
-		require.Equal(t, rec, got)
-		_, err = decodeRecord(append(rec.encode(), 0), block.Logs)
-		require.ErrorIs(t, err, errRecordCorrupt)
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			files := &brokenStorage{Extension: openFiles(t, dir)}
+			tpm := newFakeTPM(t, 1)
+			tpm.unready.Store(true)
+			next := newVerifier(block.Logs)
+			s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+			require.NoError(t, s.send(logsOf("a")))
+			files.broken.Store(true)
+			tpm.unready.Store(false)
+			eventually(t, func() bool { return s.pendingBlocks() == 0 }, "delivered from memory")
+			files.broken.Store(false)
+			afterwards(s, tpm)
+			s.stop()
+
+			want := next.seen()
+			s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), dir))
+			eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "whatever there is")
+			s2.stop()
+			require.Equal(t, want, next.seen())
+		})
 	}
-	low, high, err := decodeIndex(encodeIndex(3, 9))
-	require.NoError(t, err)
-	require.Equal(t, []uint64{3, 9}, []uint64{low, high})
-	_, _, err = decodeIndex(encodeIndex(9, 3))
-	require.ErrorIs(t, err, errRecordCorrupt)
 }
 
-func TestLoadReadsManyRecordsInOrder(t *testing.T) {
-	dir := t.TempDir()
-	tpm := newFakeTPM(t, 1)
-	tpm.unready.Store(true)
+func TestShutdownWithoutTimeStillClosesTheStorage(t *testing.T) {
+	tpm, files := newFakeTPM(t, 1), openFiles(t, t.TempDir())
 	next := newVerifier(block.Logs)
-	s := newSUT(t, testConfig(withStorage), next).start(storedHost(t, tpm, dir)).closing()
-	want := names("p", 300)
-	for _, name := range want {
-		require.NoError(t, s.send(logsOf(name)))
+	for range 20 {
+		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = s.Shutdown(ctx)
 	}
-	left := copyOf(t, dir)
-	s.kill()
-	s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), left))
-	eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "pending is worked off")
-	s2.stop()
-	next.requireContiguous(t)
-	require.Equal(t, want, next.inOrder(), "in the order of arrival")
+	newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files}).stop()
 }

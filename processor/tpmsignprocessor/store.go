@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -22,7 +21,8 @@ type stored struct {
 
 // store keeps pending records. Ids rise in the order of add. All methods are
 // safe for concurrent use, and what they did is as durable as the store is
-// when they return without an error; with an error nothing was done.
+// when they return without an error; with an error nothing was done, but what
+// was to be removed is removed by a later call of remove or close.
 type store interface {
 	add(ctx context.Context, rec record) (id uint64, err error)
 	replace(ctx context.Context, recs []stored) error
@@ -104,6 +104,7 @@ type diskStore struct {
 	mu        sync.Mutex
 	low, high uint64
 	live      map[uint64]struct{}
+	dead      []uint64 // to be removed still: what is left there comes again after a restart
 }
 
 func newDiskStore(client storage.Client, signal block.Signal) *diskStore {
@@ -154,26 +155,32 @@ func (d *diskStore) get(ctx context.Context, id uint64) (record, error) {
 func (d *diskStore) remove(ctx context.Context, ids []uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	gone := make(map[uint64]struct{}, len(ids))
 	for _, id := range ids {
-		gone[id] = struct{}{}
+		delete(d.live, id)
+	}
+	d.dead = append(d.dead, ids...)
+	return d.sweep(ctx)
+}
+
+// sweep removes the dead. Called with mu held.
+func (d *diskStore) sweep(ctx context.Context) error {
+	if len(d.dead) == 0 {
+		return nil
 	}
 	low := d.low
 	for ; low < d.high; low++ {
-		_, alive := d.live[low]
-		if _, going := gone[low]; alive && !going {
+		if _, alive := d.live[low]; alive {
 			break
 		}
 	}
 	ops := indexOperations(low, d.high)
-	for _, id := range ids {
+	for _, id := range d.dead {
 		ops = append(ops, storage.DeleteOperation(recordKey(id)))
 	}
 	if err := d.client.Batch(ctx, ops...); err != nil {
-		return fmt.Errorf("removing %d pending records: %w", len(ids), err)
+		return fmt.Errorf("removing %d pending records: %w", len(d.dead), err)
 	}
-	d.low = low
-	maps.DeleteFunc(d.live, func(id uint64, _ struct{}) bool { _, going := gone[id]; return going })
+	d.low, d.dead = low, nil
 	return nil
 }
 
@@ -273,4 +280,8 @@ func (d *diskStore) drop(ctx context.Context, ids []uint64) error {
 	return nil
 }
 
-func (d *diskStore) close(ctx context.Context) error { return d.client.Close(ctx) }
+func (d *diskStore) close(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.sweep(ctx), d.client.Close(ctx))
+}

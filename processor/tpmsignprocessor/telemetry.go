@@ -116,7 +116,8 @@ const samplePeriod = 10 * time.Second
 // check returns the fields to log with, or false to be silent.
 func (s *sampler) check(now time.Time) ([]zap.Field, bool) {
 	next := s.next.Load()
-	if now.UnixNano() < next || !s.next.CompareAndSwap(next, now.Add(samplePeriod).UnixNano()) {
+	wait := next - now.UnixNano() // more than a period when the clock was set back
+	if 0 < wait && wait <= int64(samplePeriod) || !s.next.CompareAndSwap(next, now.Add(samplePeriod).UnixNano()) {
 		s.suppressed.Add(1)
 		return nil, false
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Dir makes dir with mode 0700, or takes the rights of others away from
@@ -26,6 +27,9 @@ func Dir(dir string) error {
 	}
 	if fi.Mode().Perm()&0o077 == 0 {
 		return nil
+	}
+	if fi.Mode()&os.ModeSticky != 0 {
+		return fmt.Errorf("%s is meant for many users; name a directory in it", dir)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory needs its x
 		return fmt.Errorf("%s is open to other users and cannot be closed to them (chmod 700): %w", dir, err)
@@ -76,7 +80,8 @@ var ErrExposed = errors.New("file is open to other users")
 // ReadSecret reads a file of at most limit bytes, and refuses one that other
 // users can read or write.
 func ReadSecret(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	// O_NONBLOCK, since opening a named pipe waits for its other end.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

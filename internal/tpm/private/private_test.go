@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,4 +127,33 @@ func TestLockHasOneOwner(t *testing.T) {
 	require.NoError(t, err, "it waits a little")
 	require.NoError(t, second.Unlock())
 	require.NoError(t, second.Unlock())
+}
+
+func TestDirectoryOfManyUsersIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	shared := filepath.Join(t.TempDir(), "tmp")
+	require.NoError(t, os.Mkdir(shared, 0o700))
+	require.NoError(t, os.Chmod(shared, 0o777|os.ModeSticky))
+	require.ErrorContains(t, Dir(shared), "many users")
+	fi, err := os.Stat(shared)
+	require.NoError(t, err)
+	require.Equal(t, 0o777|os.ModeSticky|os.ModeDir, fi.Mode())
+	require.NoError(t, Dir(filepath.Join(shared, "own")))
+}
+
+func TestPipeInPlaceOfASecretDoesNotHoldTheStartUp(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	refused := make(chan error, 1)
+	go func() {
+		_, err := ReadSecret(pipe, 6)
+		refused <- err
+	}()
+	select {
+	case err := <-refused:
+		require.ErrorContains(t, err, "regular")
+	case <-time.After(5 * time.Second):
+		require.FailNow(t, "it waits for somebody to write")
+	}
 }
