@@ -31,7 +31,7 @@ var nextSteps = map[reason.Reason][]string{
 	reason.ProofCount:              {stepAgent, stepAttack},
 	reason.ProofMalformed:          {stepInspect, stepAttack},
 	reason.TreeSizeMismatch:        {stepInspect, stepAttack},
-	reason.StreamInvalid:           {"See `stream` of the agent's tpmsign.", stepAttack},
+	reason.StreamInvalid:           {"See `stream` of the agent's tpmsign, and whether it is named anew each time.", stepAttack},
 	reason.AudienceMismatch:        {"Make `audience` of the agent's tpm extension and of the collector's nonce extension equal.", "See that the agent sends to the right deployment."},
 
 	reason.NonceMissing:   {"Configure `nonce: {endpoint: …}` in the agent's tpm extension.", "Or accept `freshness: {require: sequence}` in tpmverify or for this key."},
@@ -82,7 +82,7 @@ var nextSteps = map[reason.Reason][]string{
 	reason.EpochRetired:      {"Look for data of an earlier start of the agent that was held up on the way.", "See whether two agents run with one key.", stepWindows},
 	reason.Equivocation:      {stepTamper, stepInspect},
 	reason.ChainBroken:       {stepTamper, stepInspect},
-	reason.WindowFull:        {stepWindows, "See whether an agent restarts all the time, or names its streams anew each time."},
+	reason.WindowFull:        {stepWindows, "See whether something on the way takes blocks or items out all the time."},
 	reason.StoreUnavailable:  {"Look at the collector's log and at the disk of its storage extension."},
 	reason.RefusedDownstream: {"Look at the collector's log for the exporter behind tpmverify that answered with a permanent error."},
 }

@@ -4,10 +4,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/config/confignet"
 	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/reason"
@@ -18,10 +21,33 @@ import (
 type admin struct{ *Extension }
 
 func (a *admin) handler() http.Handler {
-	return a.mux(routes{
+	return a.guard(a.mux(routes{
 		"/metrics/status": {http.MethodGet: a.status},
 		"/nonces/cleanup": {http.MethodPost: a.cleanup},
+	}))
+}
+
+// guard keeps out what a browser on this machine sends for a page from
+// elsewhere: requests across origins, and, where nothing but the loopback
+// address protects, names that somebody lets point there (DNS rebinding).
+func (a *admin) guard(next http.Handler) http.Handler {
+	anyName := a.cfg.Admin.Auth.HasValue() || a.cfg.Admin.NetAddr.Transport == confignet.TransportTypeUnix
+	origins := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := origins.Check(r); err != nil || !anyName && !isLoopback(hostname(r.Host)) {
+			a.fail(w, http.StatusForbidden, codeUnauthorized, "this listener answers to this machine only, under localhost or a loopback address")
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
+}
+
+// hostname is a Host header without its port.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.Trim(host, "[]")
 }
 
 // statusAnswer is the body of GET /metrics/status.

@@ -156,14 +156,12 @@ func isLocal(a *confignet.AddrConfig) bool {
 	default:
 	}
 	host, _, err := net.SplitHostPort(a.Endpoint)
-	if err != nil {
-		return false
-	}
-	if host == "localhost" {
-		return true
-	}
+	return err == nil && isLoopback(host)
+}
+
+func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (c *Config) limits() replay.Limits {

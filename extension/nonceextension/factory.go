@@ -23,6 +23,9 @@ const (
 	// defaultBody holds 1,000 key ids and no more than a server should read
 	// from anybody who can connect.
 	defaultBody = 128 << 10
+
+	// defaultRead is ample for such requests: connections that trickle are not kept.
+	defaultRead = 10 * time.Second
 )
 
 // NewFactory returns the factory of the nonce extension.
@@ -35,6 +38,7 @@ func createDefaultConfig() component.Config {
 		s := confighttp.NewDefaultServerConfig()
 		s.NetAddr.Endpoint = endpoint
 		s.MaxRequestBodySize = defaultBody
+		s.ReadHeaderTimeout, s.ReadTimeout = defaultRead, defaultRead
 		return s
 	}
 	upstream := confighttp.NewDefaultClientConfig()

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -209,6 +211,58 @@ func TestAdminRequests(t *testing.T) {
 	var a struct{ Removed int }
 	call(t, c, http.MethodPost, e.adm+"/nonces/cleanup", "", &a)
 	require.Zero(t, a.Removed, "nothing is expired")
+}
+
+func TestPageInABrowserOfThisMachineCannotReachTheAdminListener(t *testing.T) {
+	e := start(t, componenttest.NewNopHost(), testConfig(t))
+	port := e.adm[strings.LastIndex(e.adm, ":"):]
+	for _, tc := range []struct {
+		method, path, host, origin string
+		status                     int
+	}{
+		{"GET", "/metrics/status", "", "", 200},
+		{"GET", "/metrics/status", "localhost" + port, "", 200},
+		{"GET", "/metrics/status", "[::1]" + port, "", 200},
+		{"GET", "/metrics/status", "localhost", "", 200},
+		{"GET", "/metrics/status", "evil.example" + port, "", 403}, // rebound to 127.0.0.1
+		{"GET", "/metrics/status", "localhost.evil.example", "", 403},
+		{"POST", "/nonces/cleanup", "", "", 200},
+		{"POST", "/nonces/cleanup", "", "https://evil.example", 403},
+		{"POST", "/nonces/cleanup", "", "null", 403},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tc.method, e.adm+tc.path, nil)
+		require.NoError(t, err)
+		req.Host = tc.host
+		if tc.origin != "" {
+			req.Header.Set("Origin", tc.origin)
+		}
+		resp, err := plainClient(t).Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, tc.status, resp.StatusCode, "%+v", tc)
+	}
+}
+
+func TestTricklingRequestIsNotKept(t *testing.T) {
+	defaults := createDefaultConfig().(*Config)
+	for _, s := range []*confighttp.ServerConfig{&defaults.ServerConfig, &defaults.Admin} {
+		require.Positive(t, s.ReadTimeout)
+		require.Positive(t, s.ReadHeaderTimeout)
+	}
+	cfg := testConfig(t, func(c *Config) {
+		c.ServerConfig.ReadTimeout, c.ServerConfig.ReadHeaderTimeout = 50*time.Millisecond, 50*time.Millisecond
+	})
+	e := start(t, componenttest.NewNopHost(), cfg)
+	for _, begun := range []string{"POST /nonces HTTP/1.1\r\nHost: a\r\nContent-Le", "POST /nonces HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{"} {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(e.url, "http://"))
+		require.NoError(t, err)
+		_, err = conn.Write([]byte(begun))
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, err = io.Copy(io.Discard, conn)
+		require.NoError(t, err, "the server has not closed the connection")
+		require.NoError(t, conn.Close())
+	}
 }
 
 // passwordAuth is a server authenticator.

@@ -8,9 +8,6 @@
 package digest
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
 )
@@ -117,20 +114,6 @@ func (b Block) resourceKeys() []string {
 		}
 	}
 	return keys
-}
-
-// KeyListDigest is the digest of an enrich key list, as the leaf binds it:
-// SHA-256(domain, (varint len, key)*).
-func KeyListDigest(keys []string) (d block.Digest) {
-	h := sha256.New()
-	_, _ = h.Write([]byte(domainKeys))
-	var buf []byte
-	for _, k := range keys {
-		buf = append(binary.AppendUvarint(buf[:0], uint64(len(k))), k...)
-		_, _ = h.Write(buf)
-	}
-	h.Sum(d[:0])
-	return d
 }
 
 // Inspect checks an unsigned block for what no signer lets through, in this

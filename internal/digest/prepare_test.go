@@ -2,7 +2,6 @@ package digest
 
 import (
 	"bytes"
-	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -318,15 +317,6 @@ func TestFilterAndMove(t *testing.T) {
 	require.Error(t, err)
 	_, err = UnmarshalBatch('X', nil)
 	require.Error(t, err)
-}
-
-func TestKeyListDigestTellsListsApart(t *testing.T) {
-	seen := map[block.Digest]string{}
-	for _, keys := range [][]string{nil, {""}, {"", ""}, {"a", "b"}, {"b", "a"}, {"ab"}, {"a", "b", ""}, {strings.Repeat("x", 200)}} {
-		d := KeyListDigest(keys)
-		require.Empty(t, seen[d], "%q", keys)
-		seen[d] = fmt.Sprintf("%q", keys)
-	}
 }
 
 func TestDetailsAreBounded(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/receipt"
 )
 
 // recorder keeps what is hashed: one entry for each hash.
@@ -145,7 +146,7 @@ func TestWorkedExamplesOfTheSpecification(t *testing.T) {
 	require.Equal(t, spec["metric-manifest"][32:], refHash(item))
 	same("metric-header-hash", w.prefix[len(w.prefix)-32:])
 
-	keys := KeyListDigest([]string{"host.name", "service.name"})
+	keys := receipt.KeyListDigest([]string{"host.name", "service.name"})
 	same("key-list-digest", keys[:])
 }
 

@@ -21,7 +21,6 @@ const (
 	domainMetric   = "telemark-metric-v1\x00"
 	domainItem     = "telemark-item-v1\x00"
 	domainItems    = "telemark-items-v1\x00"
-	domainKeys     = "telemark-keys-v1\x00"
 )
 
 const (

@@ -85,12 +85,11 @@ func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
 }
 
 func (e *Entry) publicKey(k *verdict.Key) error {
-	switch e.Algorithm {
-	case "ES256":
-		k.Algorithm = receipt.ES256
-	case "":
+	if e.Algorithm == "" {
 		return errors.New(`there is no "alg", take ES256`)
-	default:
+	}
+	var err error
+	if k.Algorithm, err = receipt.ParseAlgorithm(e.Algorithm); err != nil {
 		return fmt.Errorf(`"alg" is %.32q, only ES256 is known`, e.Algorithm)
 	}
 	block, rest := pem.Decode([]byte(e.PublicKey))

@@ -224,6 +224,8 @@ func TestParseIsStrictJSON(t *testing.T) {
 		"unknown at top":  {`{"keys":[],"key":[]}`, `"key"`},
 		"member twice":    {strings.Replace(good, `"name"`, `"name":"edge-z","name"`, 1), "twice"},
 		"twice by case":   {strings.Replace(good, `"name"`, `"NAME":"edge-z","name"`, 1), "twice"},
+		"twice by long s": {strings.Replace(good, `"keys"`, `"key\u017f":[],"keys"`, 1), "twice"},
+		"twice by kelvin": {strings.Replace(good, `"keys"`, `"\u212aeys":[],"keys"`, 1), "twice"},
 		"trailing value":  {good + `{"keys":[]}`, "behind its end"},
 		"trailing letter": {good + `x`, "behind its end"},
 		"truncated":       {good[:len(good)-3], "JSON"},

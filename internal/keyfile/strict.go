@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // maxDepth bounds the nesting of the file; a geometry needs ten.
@@ -49,7 +50,7 @@ func checkMembers(content []byte) error {
 		if len(levels) > 0 {
 			top := &levels[len(levels)-1]
 			if name, ok := token.(string); ok && top.members != nil && top.name {
-				folded := strings.ToLower(name)
+				folded := strings.Map(fold, name)
 				if _, twice := top.members[folded]; twice {
 					return fmt.Errorf("read JSON at byte %d: %.64q stands there twice", d.InputOffset(), name)
 				}
@@ -74,6 +75,16 @@ func checkMembers(content []byte) error {
 			return checkEnd(content[d.InputOffset():])
 		}
 	}
+}
+
+// fold maps all cases of a letter to one, as encoding/json does when it compares
+// names: the long s (U+017F) is an s there, which no lower case makes of it.
+func fold(r rune) rune {
+	least := r
+	for c := unicode.SimpleFold(r); c != r; c = unicode.SimpleFold(c) {
+		least = min(least, c)
+	}
+	return least
 }
 
 func checkEnd(rest []byte) error {

@@ -13,7 +13,6 @@ package policy
 import (
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/block"
@@ -128,14 +127,4 @@ func (p *Policy) Judge(f *Facts) error {
 		return nil
 	}
 	return p.Location.judge(f.Location, f.Signed)
-}
-
-// BoundAttributes returns the resource attributes that p binds.
-func (p *Policy) BoundAttributes() []string {
-	out := make([]string, 0, len(p.Bind))
-	for _, b := range p.Bind {
-		out = append(out, b.Attribute)
-	}
-	slices.Sort(out)
-	return out
 }

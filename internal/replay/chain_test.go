@@ -105,3 +105,73 @@ func TestFingerprintsOfStoresDiffer(t *testing.T) {
 	a, b := memory(t), memory(t)
 	require.NotEqual(t, a.fingerprints.of(digestOf(1)), b.fingerprints.of(digestOf(1)))
 }
+
+// beginning is the first statement of an epoch, which names prev.
+func beginning(epoch uint64, prev Block) Block {
+	b := blk(1, inEpoch(epoch))
+	b.Prev = prev.Statement
+	return b
+}
+
+func TestEpochThatBeginsAtTheLastKnownStatementIsNoAlarm(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1, 2, 3)
+	first := beginning(2, blk(3))
+	accept(t, l, t0, first, beginning(5, first)) // epochs between that gave nothing out
+}
+
+func TestEpochThatBeginsAtAStatementNobodySawIsNoAlarm(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1, 2, 3)
+	accept(t, l, t0, beginning(2, blk(4))) // written, and the agent died before it left
+	fresh := beginning(3, blk(4))
+	fresh.Prev = [32]byte{} // and a storage that was lost
+	accept(t, l, t0, fresh)
+	acceptNumbers(t, l, t0, 4) // or held up on the way, and here after all
+}
+
+func TestEpochThatBeginsBelowTheLastKnownStatementBreaksTheChain(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1, 2, 3)
+	refused(t, l, t0, beginning(2, blk(2)), reason.ChainBroken)
+	accept(t, l, t0, beginning(2, blk(3)))
+	refused(t, l, t0, beginning(3, blk(3)), reason.ChainBroken) // epoch 2 gave something out
+}
+
+func TestStatementMadeAfterTheEndOfItsEpochBreaksTheChain(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1, 2)
+	accept(t, l, t0, beginning(4, blk(2)))
+	refused(t, l, t0, blk(3), reason.ChainBroken)
+	refused(t, l, t0, blk(9), reason.ChainBroken)
+	refused(t, l, t0, blk(1, inEpoch(3)), reason.ChainBroken)
+	refused(t, l, t0, blk(2), reason.Duplicate)
+}
+
+func TestEndOfAnEpochThatArrivesLateIsHeldAgainstWhatCameSince(t *testing.T) {
+	l := memory(t)
+	accept(t, l, t0, beginning(2, blk(2)), blk(3))
+	refused(t, l, t0, blk(2), reason.ChainBroken)
+	acceptNumbers(t, l, t0, 1)
+}
+
+func TestBeginningOfAnEpochIsKnownAfterRestartAndManyStatements(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	acceptNumbers(t, l, t0, 1, 2)
+	accept(t, l, t0, beginning(2, blk(2)))
+	for n := uint64(2); n <= 100; n++ {
+		accept(t, l, t0, blk(n, inEpoch(2)))
+	}
+	l = open(t, t0, d.reload())
+	refused(t, l, t0, blk(3), reason.ChainBroken)
+}
+
+func TestOneKeySaysNothingAboutTheEpochsOfAnother(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1, 2, 3)
+	b := beginning(2, blk(1))
+	b.KID = kidB
+	accept(t, l, t0, b)
+	acceptNumbers(t, l, t0, 4)
+}

@@ -1,6 +1,9 @@
 package replay
 
-import "github.com/telemark-otel/telemark/internal/block"
+import (
+	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/reason"
+)
 
 // cursor remembers where the block before was found: the blocks of a request
 // mostly come in runs of one stream and one statement. It is used under the
@@ -45,8 +48,25 @@ func (a *cursor) keyOf(b *Block) *keyState {
 	return a.state
 }
 
-// chainOf is to be called after keyOf.
-func (a *cursor) chainOf(*Block) *chain { return a.chain }
+// check holds a statement against what is known of its key; it is to be called
+// after keyOf. All blocks of a group but the first find it known.
+func (a *cursor) check(s statement) reason.Reason {
+	if a.chain != nil {
+		if k := a.chain.known(s.seq); k != nil {
+			if k.self != s.self {
+				return reason.Equivocation
+			}
+			return ""
+		}
+		if why := a.chain.check(s); why != "" {
+			return why
+		}
+	}
+	if a.state != nil {
+		return a.state.checkEpochs(a.epoch, s)
+	}
+	return ""
+}
 
 func (a *cursor) windowOf(b *Block) *window {
 	a.seek(b)

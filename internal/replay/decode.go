@@ -53,7 +53,7 @@ type storedEpoch struct {
 }
 
 func (k *keyState) read(r *reader) ([]storedEpoch, error) {
-	k.floor, k.forgot = r.uv(), r.uv()
+	k.floor, k.forgot, k.lastT = r.uv(), r.uv(), r.time()
 	var out []storedEpoch
 	last := uint64(0)
 	for range r.count(4) {
@@ -73,6 +73,7 @@ func (k *keyState) read(r *reader) ([]storedEpoch, error) {
 
 func (c *chain) read(r *reader) error {
 	var chained [chainLen]bool
+	c.begin = r.fingerprint()
 	for range r.count(10) {
 		seq := r.uv()
 		s := &c.slots[seq%chainLen]
@@ -105,9 +106,11 @@ func (c *chain) read(r *reader) error {
 	return r.finish()
 }
 
-func (r *reader) fingerprint() fingerprint {
+func (r *reader) fingerprint() fingerprint { return fingerprint(r.word()) }
+
+func (r *reader) word() uint64 {
 	if b := r.bytes(8); len(b) == 8 {
-		return fingerprint(binary.BigEndian.Uint64(b))
+		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }
@@ -169,7 +172,7 @@ func (w *window) readFlights(r *reader) {
 	end := uint64(0)
 	for range r.count(3) {
 		lo, hi := r.run(end)
-		flags := flightFlags(r.flags(byte(flightCounted)))
+		flags := flightFlags(r.flags(byte(savedFlightFlags)))
 		if hi-lo >= 1<<24 {
 			r.fail("too much in flight")
 		}
@@ -205,6 +208,19 @@ func (p *partial) read(r *reader) {
 
 func (r *reader) items(total int) bitset {
 	s := newBitset(total)
+	switch r.byte() {
+	case itemsInRuns:
+	case itemsRaw:
+		for i := range s {
+			s[i] = r.word()
+		}
+		if rest := total % 64; rest > 0 && s[len(s)-1]>>rest != 0 {
+			r.fail("item out of bounds")
+		}
+		return s
+	default:
+		r.fail("unknown form of items")
+	}
 	end := uint64(0)
 	for range r.count(2) {
 		lo, hi := r.run(end)

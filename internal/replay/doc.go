@@ -7,8 +7,11 @@
 // Windows. Per (scope, key, epoch, stream) the numbers that are settled are kept
 // as a watermark and ranges above it. A number is settled when its block was
 // confirmed, or when the hole it stands in was closed. What was claimed and not
-// yet confirmed is in flight under a token and a lease. A block that may arrive
-// in fragments has a bitmap over its items for as long as it is incomplete.
+// yet confirmed is in flight under a token and a lease; what was released stays
+// noted as attempted, durably, since behind a fan-out some may have it already. A
+// block that may arrive in fragments has a bitmap over its items for as long as it
+// is incomplete: until max_delay has passed, or until the bounds of its key are
+// reached and its missing items were reported.
 //
 // Holes. A hole is reported after Limits.GapTimeout, which does not close it: what
 // arrives later is accepted and counted as a late fill. Holes are closed
@@ -30,9 +33,13 @@
 // Equivocation. For each (key, epoch), over all scopes, the fingerprints of the
 // last 64 statements are kept: another statement under a known sequence number
 // is equivocation, a statement that does not name the one known before it (or
-// is not named by the one known after it) breaks the chain. A statement more than
-// 64 behind the newest is not checked against them; its blocks then are judged by their
-// numbers alone. A fingerprint is 8 bytes of a SHA-256 keyed with a random
+// is not named by the one known after it) breaks the chain. So does a statement
+// that was made after the one that the first of a later epoch names as the last
+// before it: the agent's state was set back. Only names that are known are
+// held against anything, since an agent that dies between writing a statement and
+// giving it out names what nobody ever saw. A statement more than 64 behind the
+// newest is not checked against its number and its neighbours; its blocks then are
+// judged by their numbers alone. A fingerprint is 8 bytes of a SHA-256 keyed with a random
 // value of the store, so that nobody can search for collisions.
 //
 // Beginnings. Blocks are numbered from 1 in each epoch, so a stream that is seen

@@ -1,6 +1,9 @@
 package replay
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // header says which store this is.
 //
@@ -54,11 +57,12 @@ const epochSkipped = 1 // flag: reported that epochs are missing in front of it
 
 // append writes a key:
 //
-//	uv floor | uv forgot | uv epochs | epoch …
+//	uv floor | uv forgot | time lastT | uv epochs | epoch …
 //	epoch: uv number | time first | u8 flags | uv streams | string stream …
 func (k *keyState) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, k.floor)
 	b = binary.AppendUvarint(b, k.forgot)
+	b = appendTime(b, k.lastT)
 	b = binary.AppendUvarint(b, uint64(len(k.epochs)))
 	for _, e := range k.epochs {
 		b = binary.AppendUvarint(b, e.no)
@@ -78,7 +82,7 @@ func (k *keyState) append(b []byte) []byte {
 
 // append writes a chain, ascending by slot:
 //
-//	uv statements | (uv seq | 8 B fingerprint | u8 0: chained, 1: + 8 B previous) …
+//	8 B begin | uv statements | (uv seq | 8 B fingerprint | u8 0: chained, 1: + 8 B previous) …
 //
 // "chained" stands for: the previous fingerprint is the one of the statement
 // with the number before.
@@ -89,6 +93,7 @@ func (c *chain) append(b []byte) []byte {
 			n++
 		}
 	}
+	b = binary.BigEndian.AppendUint64(b, uint64(c.begin))
 	b = binary.AppendUvarint(b, uint64(n))
 	for i := range c.slots {
 		s := &c.slots[i]
@@ -121,7 +126,7 @@ const (
 //	uv verified | uv duplicates | uv late | uv gaps closed | uv owed | uv farewell | uv low
 //	uv spans    | (uv lo - end before | uv len-1 | time since | u8 flags) …
 //	uv closed   | (uv lo - end before | uv len-1) …
-//	uv runs in flight | (uv lo - end before | uv len-1 | u8 counted) …
+//	uv runs in flight | (uv lo - end before | uv len-1 | u8 flags) …
 //	uv partials | (uv no - no before | partial) …
 //
 // Tokens and leases are not written: after a restart their owners are dead.
@@ -182,7 +187,7 @@ func appendRun(b []byte, end, lo, hi uint64) []byte {
 	return binary.AppendUvarint(b, hi-lo)
 }
 
-// append writes flights as runs of numbers with equal flag.
+// append writes flights as runs of numbers with equal flags.
 func (f *flights) append(b []byte) []byte {
 	f.compact()
 	runs := 0
@@ -199,7 +204,7 @@ func (f *flights) append(b []byte) []byte {
 			j++
 		}
 		b = appendRun(b, end, f.list[i].no, f.list[j-1].no)
-		b = append(b, byte(f.list[i].flags&flightCounted))
+		b = append(b, byte(f.list[i].flags&savedFlightFlags))
 		end = f.list[j-1].no
 		i = j
 	}
@@ -209,7 +214,7 @@ func (f *flights) append(b []byte) []byte {
 // continues says whether flight i continues the run of flight i-1.
 func (f *flights) continues(i int) bool {
 	a, b := &f.list[i-1], &f.list[i]
-	return b.no == a.no+1 && (a.flags^b.flags)&flightCounted == 0
+	return b.no == a.no+1 && (a.flags^b.flags)&savedFlightFlags == 0
 }
 
 const (
@@ -219,10 +224,17 @@ const (
 	allPartialFlags = partialCounted | partialReported
 )
 
+// Forms of a set of items.
+const (
+	itemsInRuns = iota
+	itemsRaw
+)
+
 // append writes what is kept of an incomplete block:
 //
 //	uv total | time since | u8 flags | items done | items claimed
-//	items: uv runs | (uv lo - end before | uv len-1) …, numbered from 1
+//	items: u8 0 | uv runs | (uv lo - end before | uv len-1) …, numbered from 1
+//	       u8 1 | 8 B for each 64 items, where runs would take more
 func (p *partial) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(p.total))
 	b = appendTime(b, p.since)
@@ -245,26 +257,41 @@ func (p *partial) append(b []byte) []byte {
 }
 
 func (s bitset) append(b []byte) []byte {
-	var body []byte
-	runs, end := 0, uint64(0) // indices are bounded by maxTotal
-	for i, n := 0, 64*len(s); i < n; {
-		if s[i/64]>>(i%64) == 0 { // nothing more in this word
-			i = (i/64 + 1) * 64
-			continue
+	runs := s.runs()
+	if 2*runs > s.bytes() {
+		b = append(b, itemsRaw)
+		for _, w := range s {
+			b = binary.BigEndian.AppendUint64(b, w)
 		}
-		if !s.has(uint32(i)) {
+		return b
+	}
+	b = append(b, itemsInRuns)
+	b = binary.AppendUvarint(b, uint64(runs))
+	for i, end := 0, uint64(0); runs > 0; runs-- { // indices are bounded by maxTotal
+		for !s.has(uint32(i)) {
+			if s[i/64]>>(i%64) == 0 { // nothing more in this word
+				i = (i/64 + 1) * 64
+				continue
+			}
 			i++
-			continue
 		}
 		j := i
-		for j < n && s.has(uint32(j)) {
+		for j < 64*len(s) && s.has(uint32(j)) {
 			j++
 		}
-		body = appendRun(body, end, uint64(i)+1, uint64(j))
+		b = appendRun(b, end, uint64(i)+1, uint64(j))
 		end = uint64(j)
-		runs++
 		i = j
 	}
-	b = binary.AppendUvarint(b, uint64(runs))
-	return append(b, body...)
+	return b
+}
+
+// runs counts the runs of items: the places where one begins.
+func (s bitset) runs() int {
+	n, carry := 0, uint64(0)
+	for _, w := range s {
+		n += bits.OnesCount64(w &^ (w<<1 | carry))
+		carry = w >> 63
+	}
+	return n
 }

@@ -150,3 +150,17 @@ func TestDownTimeOfTheStoreIsNoSilence(t *testing.T) {
 	require.Empty(t, sweep(t, l, t0.Add(time.Hour+time.Minute)).Silent)
 	require.Len(t, sweep(t, l, t0.Add(time.Hour+3*time.Minute)).Silent, 1)
 }
+
+func TestReplayAfterACleanupByAClockThatWasAheadIsTooLate(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	acceptNumbers(t, l, t0, 1, 2)
+	_, err := l.Cleanup(t.Context(), t0.Add(3*24*time.Hour)) // the clock is wrong by three days
+	require.NoError(t, err)
+	for _, l := range []*Local{l, open(t, t0, d.reload())} {
+		now := t0.Add(time.Minute) // and is set right
+		refused(t, l, now, blk(1), reason.TooLate)
+		refused(t, l, now, blk(3), reason.TooLate) // it cannot be told from one that was accepted
+		accept(t, l, now, blk(4, issued(now)))
+	}
+}

@@ -3,8 +3,8 @@ package replay
 import "slices"
 
 // flight is a block that was claimed as a whole and is not confirmed. One
-// whose lease is over may be overtaken; one that was loaded from disk has
-// token and lease 0, its owner is dead.
+// whose lease is over may be overtaken. Token and lease are 0 when nobody owns
+// it: it was loaded from disk and its owner is dead, or its delivery failed.
 type flight struct {
 	no    uint64
 	token uint64
@@ -15,9 +15,12 @@ type flight struct {
 type flightFlags uint8
 
 const (
-	flightCounted  flightFlags = 1 << iota // its number was reported as missing
-	flightIsolated                         // counted in flights.isolated
-	flightGone                             // removed, waits for compact
+	flightCounted   flightFlags = 1 << iota // its number was reported as missing
+	flightIsolated                          // counted in flights.isolated
+	flightGone                              // removed, waits for compact
+	flightAttempted                         // given back after a delivery that failed
+
+	savedFlightFlags = flightCounted | flightAttempted
 )
 
 // flights are sorted by number. Removal only marks, so that confirming a
@@ -76,6 +79,26 @@ func (f *flights) remove(e *flight) {
 	}
 	e.flags = flightGone
 	f.gone++
+}
+
+// abandon leaves e to whoever comes next, who is told that it may have been
+// delivered.
+func (f *flights) abandon(e *flight) {
+	if e.flags&flightIsolated != 0 {
+		f.isolated--
+	}
+	e.token, e.lease = 0, 0
+	e.flags &^= flightIsolated
+}
+
+// owned counts the flights that are not given back.
+func (f *flights) owned() (n uint64) {
+	for i := range f.list {
+		if f.list[i].flags&(flightGone|flightAttempted) == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // removeIn removes the flights between lo and hi and counts those of them that

@@ -20,6 +20,14 @@ func (w *window) due(c *call, r *SweepReport) (changed bool) {
 	for len(w.settled.spans) > c.lim.MaxRanges && w.closeLowest(c, 0) {
 		changed = true
 	}
+	for i := 0; i < len(w.partials); {
+		if p := w.partials[i]; p.since+c.t.keep > c.now || p.live(c.now) {
+			i++
+			continue
+		}
+		w.giveUpPart(c, i) // nothing that belongs to it can come any more
+		changed = true
+	}
 	if w.owed > 0 || w.owedClosed > 0 {
 		r.GapsReported += w.owed
 		r.GapsClosed += w.owedClosed

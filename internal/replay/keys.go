@@ -20,6 +20,7 @@ type keyState struct {
 	id     keyID
 	floor  uint64        // epochs below are retired, for ever
 	forgot uint64        // windows of this epoch and below were cleaned up
+	lastT  int64         // ms, newest nonce in them
 	epochs []*epochState // ascending
 
 	partialBytes int // bitmaps of incomplete blocks
@@ -35,6 +36,19 @@ type epochState struct {
 	skipped bool  // that epochs are missing in front of it was reported
 	windows []*window
 	chain   *chain
+}
+
+// past says whether b comes from a time whose windows are gone. Its nonce has
+// run out then, unless the clock was ahead when they were cleaned up.
+func (k *keyState) past(b *Block) reason.Reason {
+	switch {
+	case b.Epoch < k.floor:
+		return reason.EpochRetired
+	case b.Epoch <= k.forgot && !b.Issued.IsZero() && b.Issued.UnixMilli() <= k.lastT:
+		return reason.TooLate
+	default:
+		return ""
+	}
 }
 
 func (k *keyState) epoch(no uint64) *epochState {
@@ -120,7 +134,8 @@ func (l *Local) window(c *call, b *Block) (*window, reason.Reason) {
 		return w, ""
 	}
 	if len(e.windows) >= c.lim.MaxStreams {
-		return nil, reason.WindowFull
+		// For good: waiting for room would hold up who travels in the same request.
+		return nil, reason.StreamInvalid
 	}
 	w := l.addWindow(k, e, b.Stream)
 	w.running = b.Epoch <= k.forgot ||
@@ -182,6 +197,38 @@ func (l *Local) drop(c *call, k *keyState, e *epochState, r *SweepReport) (strea
 	return len(e.windows)
 }
 
+// roomForParts makes room for more bitmaps of incomplete blocks, other ones than wanted.
+func (k *keyState) roomForParts(c *call, bytes int, wanted *partial) bool {
+	for k.partialBytes+bytes > c.lim.MaxPartial {
+		if !k.giveUpOldest(c, wanted) {
+			return false
+		}
+	}
+	return true
+}
+
+// giveUpOldest gives up the incomplete block that waits longest of those whose
+// missing items were reported.
+func (k *keyState) giveUpOldest(c *call, wanted *partial) bool {
+	var oldest *window
+	at := 0
+	for _, e := range k.epochs {
+		for _, w := range e.windows {
+			for i, p := range w.partials {
+				if p != wanted && p.reported && !p.live(c.now) && (oldest == nil || p.since < oldest.partials[at].since) {
+					oldest, at = w, i
+				}
+			}
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.giveUpPart(c, at)
+	c.others = append(c.others, oldest)
+	return true
+}
+
 // retireDue retires what no nonce can bring back: epochs below the latest one,
 // whose blocks were signed before the next epoch began.
 func (l *Local) retireDue(c *call, k *keyState, r *SweepReport) (streams int) {
@@ -205,7 +252,7 @@ func (l *Local) forget(c *call, k *keyState, r *SweepReport) (streams int) {
 	if max(e.lastT(), e.first, e.lastSeen())+c.t.keep >= c.now {
 		return 0
 	}
-	k.forgot = max(k.forgot, e.no)
+	k.forgot, k.lastT = max(k.forgot, e.no), max(k.lastT, e.lastT())
 	if e.untimed() {
 		return l.retire(c, k, r)
 	}

@@ -159,15 +159,14 @@ func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
 		o.Reason = reason.StreamInvalid
 		return
 	}
-	if k := at.keyOf(b); k != nil && b.Epoch < k.floor {
-		o.Reason = reason.EpochRetired
-		return
-	}
-	s := at.statementOf(b)
-	if ch := at.chainOf(b); ch != nil {
-		if o.Reason = ch.check(s); o.Reason != "" {
+	if k := at.keyOf(b); k != nil {
+		if o.Reason = k.past(b); o.Reason != "" {
 			return
 		}
+	}
+	s := at.statementOf(b)
+	if o.Reason = at.check(s); o.Reason != "" {
+		return
 	}
 	w := at.window
 	if w == nil {
@@ -177,6 +176,10 @@ func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
 		at.found(w)
 	}
 	w.claim(c, b, o)
+	for _, other := range c.others {
+		l.markWindow(other)
+	}
+	c.others = c.others[:0]
 	switch o.Reason {
 	case "":
 		if b.Issued.IsZero() {
@@ -205,9 +208,9 @@ func (l *Local) undo(out []Outcome) {
 		if o.Claim.Token == 0 {
 			continue
 		}
-		how := released
+		how := untouched
 		if o.Redelivery {
-			how = orphaned
+			how = attempted
 		}
 		if w := at.windowOf(&o.Claim.Block); w != nil && w.release(&o.Claim, how) {
 			l.touch(w)
@@ -266,7 +269,7 @@ func (l *Local) Release(ctx context.Context, _ time.Time, claims []Claim) error 
 		if cl.Token == 0 {
 			continue
 		}
-		if w := at.windowOf(&cl.Block); w != nil && w.release(cl, released) {
+		if w := at.windowOf(&cl.Block); w != nil && w.release(cl, attempted) {
 			l.touch(w)
 		}
 	}

@@ -153,20 +153,28 @@ func (m *model) end(b *Block, token uint64, items []uint32, confirm bool) bool {
 			continue
 		}
 		if items == nil {
-			s.open[b.No] = slices.Delete(s.open[b.No], i, i+1)
-			if confirm {
-				s.done[b.No] = true
+			if !confirm { // given back, as one whose owner is dead
+				c.token, c.until = 0, time.Time{}
+				return true
 			}
+			s.open[b.No] = slices.Delete(s.open[b.No], i, i+1)
+			s.done[b.No] = true
 			return true
 		}
+		var back []uint32
 		for _, it := range items {
 			if slices.Contains(c.items, it) {
 				held = true
 				c.items = slices.DeleteFunc(slices.Clone(c.items), func(x uint32) bool { return x == it })
 				if confirm {
 					s.items[b.No][it] = true
+				} else {
+					back = append(back, it)
 				}
 			}
+		}
+		if back != nil {
+			s.open[b.No] = append(s.open[b.No], modelClaim{items: back})
 		}
 	}
 	s.open[b.No] = slices.DeleteFunc(s.open[b.No], func(c modelClaim) bool { return c.items != nil && len(c.items) == 0 })

@@ -49,7 +49,7 @@ type partial struct {
 
 // fragment is one claim on items. Its items are in no other fragment and not done.
 type fragment struct {
-	token uint64 // 0: the owner is dead
+	token uint64 // 0: nobody owns it, as with a flight
 	lease int64  // ms
 	items bitset
 }
@@ -105,39 +105,61 @@ func (p *partial) missing(now int64) int {
 	return n
 }
 
+// search is how far the candidates of equal items were looked through: those
+// share a slice, and whoever sends a million of them must not make the windows
+// look at all of it a million times.
+type search struct {
+	free, stale int  // where to go on for a free one, for one whose owner's lease is over
+	held        bool // one is in flight elsewhere
+}
+
 // pick chooses an index for an item among its candidates: a free one if there
 // is one, else one whose owner's lease is over. Items that are equal to the last byte have
 // the same candidates, so the first choice is as good as any.
-func (p *partial) pick(candidates []uint32, c *call) (idx uint32, from *fragment, why reason.Reason) {
-	why = reason.Duplicate
-	found := false
-	for _, i := range candidates {
+func (p *partial) pick(candidates []uint32, s *search, c *call) (idx uint32, from *fragment, why reason.Reason) {
+	for s.free < len(candidates) {
+		i := candidates[s.free]
+		s.free++
 		if int(i) >= p.total || p.done.has(i) {
 			continue
 		}
 		h := p.holder(i)
-		switch {
-		case h == nil:
+		if h == nil {
 			return i, nil, ""
-		case h.token == c.token: // the same fragment twice in one call
-		case h.lease > c.now:
-			why = reason.InFlight
-		case !found:
-			idx, from, found = i, h, true
+		}
+		s.held = s.held || h.token != c.token && h.lease > c.now
+	}
+	for s.stale < len(candidates) {
+		i := candidates[s.stale]
+		s.stale++
+		if int(i) >= p.total || p.done.has(i) {
+			continue
+		}
+		if h := p.holder(i); h != nil && h.token != c.token && h.lease <= c.now {
+			return i, h, ""
 		}
 	}
-	if found {
-		return idx, from, ""
+	if s.held {
+		return 0, nil, reason.InFlight
 	}
-	return 0, nil, why
+	return 0, nil, reason.Duplicate
 }
 
 // claim claims what it can of the arrived items.
 func (p *partial) claim(candidates [][]uint32, c *call, o *Outcome) {
 	keep := make([]bool, len(candidates))
 	items := make([]uint32, 0, len(candidates))
+	shared := make(map[*uint32]*search)
 	for at, cand := range candidates {
-		i, from, why := p.pick(cand, c)
+		var alone search
+		s := &alone
+		if len(cand) > 1 {
+			if shared[&cand[0]] == nil {
+				shared[&cand[0]] = new(search)
+			}
+			s = shared[&cand[0]]
+		}
+		i, from, why := p.pick(cand, s, c)
 		switch why {
 		case "":
 			if from != nil {
@@ -166,9 +188,9 @@ func (p *partial) claim(candidates [][]uint32, c *call, o *Outcome) {
 	}
 }
 
-// take removes the items of a claim from its fragment and says whether the
-// claim still held any; with done they are settled.
-func (p *partial) take(token uint64, items []uint32, done bool) bool {
+// take removes the items of a claim from its fragment, gives each to put and
+// says whether the claim still held any.
+func (p *partial) take(token uint64, items []uint32, put func(item uint32)) bool {
 	f := p.byToken(token)
 	if f == nil {
 		return false
@@ -180,17 +202,18 @@ func (p *partial) take(token uint64, items []uint32, done bool) bool {
 		}
 		held = true
 		f.items.clear(i)
-		if done {
-			p.done.set(i)
-		}
+		put(i)
 	}
 	p.tidy()
 	return held
 }
 
-// orphan leaves the items of a claim to whoever comes, marked as possibly delivered.
-func (p *partial) orphan(token uint64) {
-	if f := p.byToken(token); f != nil {
-		f.token, f.lease = 0, 0
+// abandon leaves the items of a claim to whoever comes next, who is told that
+// they may have been delivered.
+func (p *partial) abandon(token uint64, items []uint32) bool {
+	if p.byToken(token) == nil {
+		return false
 	}
+	nobody := p.own(0, 0).items
+	return p.take(token, items, nobody.set)
 }

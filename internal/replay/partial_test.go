@@ -164,3 +164,119 @@ func TestFragmentsOfOneBlockAreBounded(t *testing.T) {
 	}
 	refused(t, l, t0, blk(1, parts(1000, at(999)...)), reason.WindowFull)
 }
+
+func TestGatewayThatTakesAnItemOutOfEveryBlockDoesNotFillTheWindow(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d, func(l *Limits) { l.MaxRanges = 8 })
+	now := t0
+	for n := uint64(1); n <= 100; n++ {
+		accept(t, l, now, blk(n, parts(3, at(0, 1)...)))
+		now = now.Add(30 * time.Second)
+		sweep(t, l, now)
+	}
+	refused(t, l, now, blk(1, parts(3, at(2)...)), reason.TooLate)
+	refused(t, l, now, blk(1, parts(3, at(0)...)), reason.TooLate)
+	accept(t, l, now, blk(100, parts(3, at(2)...)))
+	require.LessOrEqual(t, len(l.keys[keyID{scopeA, kidA}].epochs[0].windows[0].partials), 8)
+	refused(t, open(t, now, d.reload()), now, blk(50, parts(3, at(0)...)), reason.TooLate)
+}
+
+func TestIncompleteBlocksOfOneStreamDoNotKeepOutAnother(t *testing.T) {
+	l := memory(t, func(l *Limits) { l.MaxPartial = 100 })
+	accept(t, l, t0, blk(1, parts(300, at(0)...)))
+	other := blk(1, inStream("b"), parts(300, at(0)...))
+	refused(t, l, t0.Add(time.Second), other, reason.WindowFull)
+	sweep(t, l, t0.Add(time.Minute)) // what is missing of the first is reported
+	accept(t, l, t0.Add(time.Minute), other)
+	refused(t, l, t0.Add(time.Minute), blk(1, parts(300, at(1)...)), reason.TooLate)
+}
+
+func TestIncompleteBlockIsGivenUpAfterMaxDelay(t *testing.T) {
+	l := memory(t)
+	accept(t, l, t0, blk(1, parts(3, at(0)...)))
+	sweep(t, l, t0.Add(keep-time.Millisecond))
+	require.Equal(t, uint64(2), status1(t, l, logs).ItemsMissing)
+	sweep(t, l, t0.Add(keep))
+	require.Zero(t, status1(t, l, logs).ItemsMissing)
+	require.Zero(t, l.keys[keyID{scopeA, kidA}].partialBytes)
+	refused(t, l, t0.Add(keep), blk(1, parts(3, at(1)...)), reason.TooLate)
+}
+
+func TestItemsDeliveredAgainAfterAFailureAreRedelivery(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	out := claimAll(t, l, t0, blk(1, parts(4, at(0)...)), blk(1, parts(4, at(1)...)), blk(1, parts(4, at(2)...)))
+	confirm(t, l, t0, out[1])
+	release(t, l, t0, out[0])
+	release(t, l, t0, out[2])
+	for _, l := range []*Local{open(t, t0, d.reload()), l} {
+		fresh := claim1(t, l, t0, blk(1, parts(4, at(3)...)))
+		require.False(t, fresh.Redelivery, "nobody had this item")
+		again := claim1(t, l, t0, blk(1, parts(4, at(0, 1, 2)...)))
+		require.True(t, again.Redelivery)
+		require.Equal(t, []uint32{0, 2}, again.Claim.Items)
+		confirm(t, l, t0, fresh, again)
+		require.Equal(t, uint64(1), status1(t, l, logs).Verified)
+	}
+}
+
+func TestMillionEqualItemsAreClaimedInOnePass(t *testing.T) {
+	const total = 1 << 20
+	equal := make([]uint32, total)
+	for i := range equal {
+		equal[i] = uint32(i)
+	}
+	arrived := make([][]uint32, total-1)
+	for i := range arrived {
+		arrived[i] = equal
+	}
+	l := memory(t)
+	first := claim1(t, l, t0, blk(1, parts(total, arrived...))) // a pass for each item would take an hour
+	require.Len(t, first.Claim.Items, total-1)
+	refused(t, l, t0, blk(1, parts(total, equal[:1])), reason.InFlight)
+	release(t, l, t0, first)
+	again := claim1(t, l, t0, blk(1, parts(total, arrived...)))
+	require.Len(t, again.Claim.Items, total-1)
+	require.True(t, again.Redelivery, "all but one were claimed before")
+	confirm(t, l, t0, again)
+	accept(t, l, t0, blk(1, parts(total, equal)))
+	require.Equal(t, uint64(1), status1(t, l, logs).Verified)
+}
+
+func TestScatteredItemsStaySmallOnDisk(t *testing.T) {
+	const total = 1 << 20
+	var odd [][]uint32
+	for i := uint32(1); i < total; i += 2 {
+		odd = append(odd, []uint32{i})
+	}
+	d := newDisk()
+	accept(t, open(t, t0, d), t0, blk(1, parts(total, odd...)))
+	size := 0
+	for _, v := range d.values {
+		size += len(v)
+	}
+	require.Less(t, size, total/8+1024, "a bit each, not a run each")
+	l := open(t, t0, d.reload())
+	refused(t, l, t0, blk(1, parts(total, odd...)), reason.Duplicate)
+	require.Equal(t, []uint32{2}, claim1(t, l, t0, blk(1, parts(total, at(1, 2, 3)...))).Claim.Items)
+}
+
+func TestLateFragmentDoesNotPushOutItsOwnBlock(t *testing.T) {
+	l := memory(t, func(l *Limits) { l.MaxPartial = 200 }) // five bitmaps of 300 items
+	accept(t, l, t0, blk(1, parts(300, at(0)...)))
+	accept(t, l, t0.Add(time.Second), blk(1, inStream("b"), parts(300, at(0)...)))
+	sweep(t, l, t0.Add(2*time.Minute))
+	busy := inStream("busy")
+	claim1(t, l, t0.Add(2*time.Minute), blk(1, busy, parts(300, at(0)...)))
+	claim1(t, l, t0.Add(2*time.Minute), blk(1, busy, parts(300, at(1)...)))
+	accept(t, l, t0.Add(2*time.Minute), blk(1, parts(300, at(1)...))) // makes room at the cost of the other
+	refused(t, l, t0.Add(2*time.Minute), blk(1, parts(300, at(0)...)), reason.Duplicate)
+	refused(t, l, t0.Add(2*time.Minute), blk(1, inStream("b"), parts(300, at(1)...)), reason.TooLate)
+	sum := 0
+	for _, w := range l.keys[keyID{scopeA, kidA}].epochs[0].windows {
+		for _, p := range w.partials {
+			sum += p.bytes()
+		}
+	}
+	require.Equal(t, sum, l.keys[keyID{scopeA, kidA}].partialBytes)
+}

@@ -179,10 +179,7 @@ func (r *reader) time() int64 {
 }
 
 func (r *reader) float() float64 {
-	if b := r.bytes(8); len(b) == 8 {
-		return math.Float64frombits(binary.BigEndian.Uint64(b))
-	}
-	return 0
+	return math.Float64frombits(r.word())
 }
 
 // number reads the distance of a block number from the one before, at least 1.

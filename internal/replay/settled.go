@@ -142,13 +142,22 @@ func (s *settled) join(i int) {
 func (s *settled) giveUp(i int) {
 	lo, hi := s.hole(i)
 	s.join(i)
-	at, _ := slices.BinarySearchFunc(s.closed, lo, func(r run, lo uint64) int {
+	s.markClosed(run{lo, hi})
+}
+
+// markClosed remembers that the numbers of r were given up.
+func (s *settled) markClosed(r run) {
+	at, _ := slices.BinarySearchFunc(s.closed, r.lo, func(r run, lo uint64) int {
 		if r.lo < lo {
 			return -1
 		}
 		return 1
 	})
-	s.closed = slices.Insert(s.closed, at, run{lo, hi})
+	if at > 0 && s.closed[at-1].hi+1 == r.lo {
+		s.closed[at-1].hi = r.hi
+		return
+	}
+	s.closed = slices.Insert(s.closed, at, r)
 	if len(s.closed) > maxClosed {
 		s.closed[1].lo = s.closed[0].lo
 		s.closed = slices.Delete(s.closed, 0, 1)

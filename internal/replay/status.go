@@ -133,7 +133,7 @@ func (w *window) status(now int64) StreamStatus {
 		Duplicates: w.duplicates,
 		GapsClosed: w.gapsClosed,
 		LateFills:  w.lateFills,
-		InFlight:   uint64(w.flights.len()),
+		InFlight:   w.flights.owned(),
 		LastBlock:  w.settled.top(),
 		Silent:     w.silent,
 		Farewell:   w.gone(),

@@ -54,8 +54,8 @@ type Outcome struct {
 	// under another claim and may come free again: deliver the rest, then answer
 	// retryable. The others that are not kept were accepted before.
 	Held int
-	// Redelivery: an earlier owner claimed it and never confirmed: it may have
-	// been delivered before its process died or its lease ended.
+	// Redelivery: an earlier owner claimed it and never confirmed: it may have been
+	// delivered before its process died, its lease ended or its delivery failed.
 	Redelivery bool
 	// Late: the block fills a hole that had been reported. Count it when it is confirmed.
 	Late bool
@@ -74,7 +74,9 @@ type Store interface {
 	// the others. Claims with token 0 are ignored. With an error the claims are
 	// final in this process but may be forgotten if it dies.
 	Confirm(ctx context.Context, now time.Time, claims []Claim) (lost int, err error)
-	// Release gives claims back. Unknown tokens are ignored.
+	// Release gives claims back after a delivery that failed. It may have brought
+	// the data to some of those behind it, so that whoever claims them next is told
+	// of a redelivery. Unknown tokens are ignored.
 	Release(ctx context.Context, now time.Time, claims []Claim) error
 	// Refused counts a refusal for the status page (kid may be unknown: bounded).
 	Refused(scope, kid, stream string, r reason.Reason)
@@ -115,7 +117,7 @@ type StreamStatus struct {
 	GapsClosed         uint64                   // blocks given up
 	LateFills          uint64                   // blocks that came after they were reported
 	ItemsMissing       uint64                   // items missing now of blocks that arrived in part
-	InFlight           uint64                   // blocks
+	InFlight           uint64                   // blocks claimed, neither confirmed nor released
 	LastBlock          uint64                   // highest number confirmed
 	LastSeen           time.Time                // of an accepted block
 	LastLocation       *LatLon

@@ -47,6 +47,8 @@ type call struct {
 	lease int64  // ms, when they end
 	lim   *Limits
 	t     times
+
+	others []*window // changed beside the one that was called
 }
 
 // claim judges b and claims it.
@@ -69,6 +71,7 @@ func (w *window) claim(c *call, b *Block, o *Outcome) {
 		o.Reason = reason.InFlight
 	case f != nil && b.Candidates == nil:
 		f.token, f.lease = c.token, c.lease
+		f.flags &^= flightAttempted
 		o.Redelivery, o.Late = true, f.flags&flightCounted != 0
 		o.Claim.Token = c.token
 	case b.Candidates != nil:
@@ -79,6 +82,9 @@ func (w *window) claim(c *call, b *Block, o *Outcome) {
 }
 
 func (w *window) claimWhole(c *call, no uint64, o *Outcome) {
+	if w.flights.len() >= c.lim.MaxInFlight {
+		w.forgetAttempts()
+	}
 	if w.flights.len() >= c.lim.MaxInFlight || !w.room(c, no) {
 		o.Reason = reason.WindowFull
 		return
@@ -98,7 +104,7 @@ func (w *window) claimWhole(c *call, no uint64, o *Outcome) {
 // claimFirstPart claims the first fragment of a block. f is what is left of a
 // claim on the whole block whose owner is dead, or nil.
 func (w *window) claimFirstPart(c *call, b *Block, f *flight, o *Outcome) {
-	if f == nil && !w.room(c, b.No) || w.key.partialBytes+2*bitsetBytes(b.Total) > c.lim.MaxPartial {
+	if f == nil && !w.room(c, b.No) || !w.key.roomForParts(c, 2*bitsetBytes(b.Total), nil) {
 		o.Reason = reason.WindowFull
 		return
 	}
@@ -126,11 +132,11 @@ func (w *window) claimPart(c *call, b *Block, p *partial, o *Outcome) {
 		o.Reason = reason.Equivocation
 		return
 	}
-	size := p.bytes()
-	if len(p.fragments) >= maxFragments || w.key.partialBytes+p.done.bytes() > c.lim.MaxPartial {
+	if len(p.fragments) >= maxFragments || !w.key.roomForParts(c, p.done.bytes(), p) {
 		o.Reason = reason.WindowFull
 		return
 	}
+	size := p.bytes()
 	candidates := b.Candidates
 	if candidates == nil {
 		candidates = inOrder(p.total)
@@ -156,7 +162,7 @@ func (w *window) room(c *call, no uint64) bool {
 	if !w.isolated(no) || len(w.settled.spans)+w.flights.isolated+len(w.partials) < c.lim.MaxRanges {
 		return true
 	}
-	return w.closeLowest(c, no)
+	return w.closeLowest(c, no) || w.giveUpLowest(c)
 }
 
 // closeLowest closes the lowest hole that was reported and that no does not stand in.
@@ -219,6 +225,26 @@ func (w *window) partialsIn(lo, hi uint64) uint64 {
 	return n
 }
 
+// giveUpLowest gives up the lowest block whose missing items were reported. A
+// gateway that takes an item out of every block must not fill the window.
+func (w *window) giveUpLowest(c *call) bool {
+	for i, p := range w.partials {
+		if p.reported && !p.live(c.now) {
+			w.giveUpPart(c, i)
+			return true
+		}
+	}
+	return false
+}
+
+// giveUpPart settles an incomplete block as it is.
+func (w *window) giveUpPart(c *call, i int) {
+	no := w.partials[i].no
+	w.dropPartial(i)
+	w.settled.add(no, c.now, w.beginning())
+	w.settled.markClosed(run{no, no})
+}
+
 func (w *window) dropPartial(i int) {
 	w.key.partialBytes -= w.partials[i].bytes()
 	w.partials = slices.Delete(w.partials, i, i+1)
@@ -244,7 +270,7 @@ func (w *window) confirm(c *call, cl *Claim) (held, late bool) {
 	}
 	p := w.partials[i]
 	size := p.bytes()
-	held = p.take(cl.Token, cl.Items, true)
+	held = p.take(cl.Token, cl.Items, p.done.set)
 	w.key.partialBytes += p.bytes() - size
 	if !held {
 		return false, false
@@ -260,11 +286,7 @@ func (w *window) confirm(c *call, cl *Claim) (held, late bool) {
 
 func (w *window) settle(c *call, b *Block, late bool) {
 	top := w.settled.top()
-	var flags holeFlags
-	if top == 0 && w.running {
-		flags = holeBefore
-	}
-	w.settled.add(b.No, c.now, flags)
+	w.settled.add(b.No, c.now, w.beginning())
 	w.verified++
 	if late {
 		w.lateFills++
@@ -281,12 +303,20 @@ func (w *window) settle(c *call, b *Block, late bool) {
 	}
 }
 
+// beginning returns the flags of a hole below the first number of the stream.
+func (w *window) beginning() holeFlags {
+	if w.settled.top() == 0 && w.running {
+		return holeBefore
+	}
+	return 0
+}
+
 // leave is how a claim ends that is not confirmed.
 type leave int
 
 const (
-	released leave = iota // nothing was delivered
-	orphaned              // an owner before this one may have delivered
+	untouched leave = iota // nothing was delivered
+	attempted              // its owner, or one before, may have delivered
 )
 
 // release gives a claim back; false when it does not hold.
@@ -297,13 +327,12 @@ func (w *window) release(cl *Claim, how leave) bool {
 		if f == nil || f.token != cl.Token {
 			return false
 		}
-		if how == orphaned {
-			f.token, f.lease = 0, 0
+		if how == attempted {
+			w.flights.abandon(f)
+			f.flags |= flightAttempted
 			return true
 		}
-		counted := f.flags&flightCounted != 0
-		w.flights.remove(f)
-		w.owe(no, counted)
+		w.forgetFlight(f)
 		return true
 	}
 	i, ok := w.partialAt(no)
@@ -311,18 +340,36 @@ func (w *window) release(cl *Claim, how leave) bool {
 		return false
 	}
 	p := w.partials[i]
-	if how == orphaned {
-		p.orphan(cl.Token)
-		return true
-	}
 	size := p.bytes()
-	held := p.take(cl.Token, cl.Items, false)
+	held := false
+	if how == attempted {
+		held = p.abandon(cl.Token, cl.Items)
+	} else {
+		held = p.take(cl.Token, cl.Items, func(uint32) {})
+	}
 	w.key.partialBytes += p.bytes() - size
 	if len(p.fragments) == 0 && p.done.empty() {
 		w.dropPartial(i)
 		w.owe(no, p.counted)
 	}
 	return held
+}
+
+// forgetFlight removes a flight as if it had never been claimed.
+func (w *window) forgetFlight(f *flight) {
+	no, counted := f.no, f.flags&flightCounted != 0
+	w.flights.remove(f)
+	w.owe(no, counted)
+}
+
+// forgetAttempts makes room in a window that is full of blocks that nobody
+// sends again; should they come, they are not marked.
+func (w *window) forgetAttempts() {
+	for i := range w.flights.list {
+		if f := &w.flights.list[i]; f.token == 0 && f.flags&flightGone == 0 {
+			w.forgetFlight(f)
+		}
+	}
 }
 
 // owe notes that no is missing again in a hole that was reported without it.

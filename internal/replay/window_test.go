@@ -33,7 +33,7 @@ func TestBlockInDeliveryElsewhereIsInFlight(t *testing.T) {
 	release(t, l, t0, o)
 	again := claim1(t, l, t0, blk(1))
 	require.Empty(t, again.Reason)
-	require.False(t, again.Redelivery, "nothing was delivered")
+	require.True(t, again.Redelivery, "behind a fan-out some may have it")
 	confirm(t, l, t0, again)
 	refused(t, l, t0, blk(1), reason.Duplicate)
 }
@@ -214,10 +214,11 @@ func TestTooMuchInFlightIsWindowFull(t *testing.T) {
 	acceptNumbers(t, l, t0, 4)
 }
 
-func TestTooManyStreamsIsWindowFull(t *testing.T) {
+func TestTooManyStreamsOfOneKeyAreRefusedForGood(t *testing.T) {
 	l := memory(t, func(l *Limits) { l.MaxStreams = 2 })
 	accept(t, l, t0, blk(1), blk(1, inStream("b")))
-	refused(t, l, t0, blk(1, inStream("c")), reason.WindowFull)
+	refused(t, l, t0, blk(1, inStream("c")), reason.StreamInvalid)
+	require.NotEqual(t, reason.ClassTransient, reason.StreamInvalid.Class(), "neighbours in the request must not wait for it")
 	accept(t, l, t0, blk(1, inEpoch(2), inStream("c")))
 }
 
@@ -240,4 +241,28 @@ func TestScopesDeliverIndependently(t *testing.T) {
 	accept(t, l, t0, blk(1))
 	accept(t, l, t0, blk(1, inScope("tpmverify/b")))
 	refused(t, l, t0, blk(1), reason.Duplicate)
+}
+
+func TestBlockGivenBackIsRedeliveryAfterARestartToo(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	out := claimAll(t, l, t0, blk(1), blk(2))
+	release(t, l, t0, out[0])
+	require.Equal(t, uint64(1), status1(t, l, logs).InFlight, "2; 1 is free")
+	confirm(t, l, t0, out[1])
+	l = open(t, t0, d.reload())
+	require.Zero(t, status1(t, l, logs).InFlight)
+	again := claim1(t, l, t0, blk(1))
+	require.True(t, again.Redelivery)
+	confirm(t, l, t0, again)
+}
+
+func TestBlocksThatNobodySendsAgainDoNotFillTheWindow(t *testing.T) {
+	l := memory(t, func(l *Limits) { l.MaxInFlight = 3 })
+	for _, o := range claimAll(t, l, t0, blk(1), blk(2), blk(3)) {
+		release(t, l, t0, o)
+	}
+	acceptNumbers(t, l, t0, 4, 5)
+	require.Equal(t, uint64(3), sweep(t, l, t0.Add(time.Minute)).GapsReported)
+	require.False(t, claim1(t, l, t0.Add(time.Minute), blk(2)).Redelivery, "documented bound")
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/telemark-otel/telemark/internal/block"
-	"github.com/telemark-otel/telemark/internal/digest"
 	"github.com/telemark-otel/telemark/internal/policy"
 	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/receipt"
@@ -82,7 +81,7 @@ func (j *Judge) signature(v *Verdict, signal block.Signal, tolerances block.Tole
 		Digest:     r.Digest,
 	}
 	if tolerances.Has(block.Enrich) {
-		keys := digest.KeyListDigest(r.Keys)
+		keys := receipt.KeyListDigest(r.Keys)
 		leaf.Keys = &keys
 	}
 	root, err := r.Root(leaf.Hash())

@@ -309,3 +309,18 @@ func TestErrorWithoutAReasonIsStillRefused(t *testing.T) {
 	b.judge.Block(&v, brokenContent{d.At(0)}, signtest.Attributes{Of: d.At(0)}, b.nonces, b.now)
 	require.NotEmpty(t, v.Reason)
 }
+
+func TestNonceIsAcceptedUpToBothEndsOfItsTimeAndNotBeyond(t *testing.T) {
+	b := newBench(t)
+	d := signtest.Data(block.Logs, "edge-a", 3)
+	b.machine.Sign(t, stream, 0, d)
+	for at, want := range map[time.Duration]reason.Reason{
+		-skew - 1:    reason.NonceFuture,
+		-skew:        "",
+		maxDelay:     "",
+		maxDelay + 1: reason.NonceExpired,
+	} {
+		b.now = now.Add(at)
+		require.Equal(t, want, b.verdict(d, 0).Reason, "%v after T", at)
+	}
+}

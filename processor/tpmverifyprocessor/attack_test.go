@@ -46,6 +46,10 @@ var attacks = []struct {
 	{"scope changed", 0, func(s *scene) { scopeOf(s.bad).SetVersion("2") }, reason.DigestMismatch},
 	{"split without tolerance", 0, func(s *scene) { s.bad.At(0).FilterItems(func(i int) bool { return i < 2 }) }, reason.BlockSplit},
 	{"receipt removed", 0, func(s *scene) { s.bad.At(0).StripProof() }, reason.ReceiptMissing},
+	{"verdict in place of the receipt", 0, func(s *scene) {
+		s.bad.At(0).StripProof()
+		s.resource().PutStr(block.AttrVerdict, "verified")
+	}, reason.ReservedAttribute},
 	{"second receipt", 0, func(s *scene) {
 		signtest.Double(s.t, s.bad, block.AttrReceipt, proofOf(s.t, s.second.At(0)).Receipt)
 	}, reason.ReceiptNotUnique},

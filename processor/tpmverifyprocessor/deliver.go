@@ -20,7 +20,8 @@ const settleTimeout = 5 * time.Second
 // claims by what it answered:
 //
 //	nil         confirm
-//	retryable   release; the sender sends again
+//	retryable   release; the sender sends again, and what is delivered then is
+//	            marked, since behind a fan-out some may have taken it
 //	permanent   confirm as refused_downstream; sending again does not help
 //
 // After a permanent error nothing is tried again block by block: behind a
@@ -57,7 +58,7 @@ func (r *round) deliver(ctx context.Context) error {
 // shape makes of block i what goes on, or says that it does not.
 func (r *round) shape(i int) bool {
 	b, j := r.batch.At(i), &r.blocks[i]
-	j.total = j.Arrived.Items
+	j.total, j.items = j.Arrived.Items, j.claimed()
 	observe := r.p.cfg.Mode == ModeObserve
 	onlyRefused := observe && r.p.cfg.Emit == EmitRefused
 	switch j.fate {
@@ -91,7 +92,6 @@ func (r *round) shape(i int) bool {
 // shapeVerified takes out what was accepted before and what nobody signed, and
 // puts the verdict on. Mode check changes nothing.
 func (r *round) shapeVerified(b digest.Block, j *judged) bool {
-	j.items = j.total
 	if r.p.cfg.Mode == ModeCheck {
 		return true
 	}
@@ -101,16 +101,21 @@ func (r *round) shapeVerified(b digest.Block, j *judged) bool {
 		b.CopyTo(r.flying.make(r.p.signal))
 	}
 	if keep := j.outcome.Keep; keep != nil {
-		j.items = 0
-		b.FilterItems(func(i int) bool {
-			if keep[i] {
-				j.items++
-			}
-			return keep[i]
-		})
+		b.FilterItems(func(i int) bool { return keep[i] })
 	}
 	r.p.shapeVerified(b, j)
 	return j.items > 0
+}
+
+// claimed counts the items that were not accepted before and are not in flight elsewhere.
+func (j *judged) claimed() int {
+	n := j.Arrived.Items
+	for _, keep := range j.outcome.Keep {
+		if !keep {
+			n--
+		}
+	}
+	return n
 }
 
 func (r *round) confirm(ctx context.Context) {

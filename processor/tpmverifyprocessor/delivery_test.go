@@ -43,11 +43,41 @@ func TestRetryableErrorGivesTheClaimBack(t *testing.T) {
 
 			r.setAnswer(nil)
 			require.NoError(t, r.send(d, bad))
-			require.Equal(t, 1, r.take().Len())
+			got := r.take()
+			require.Equal(t, 1, got.Len())
+			require.Equal(t, "true", attr(got.At(0), attrRedelivery), "behind a fan-out some may have it")
+			require.EqualValues(t, 1, r.count("tpmverify_redeliveries"))
 			require.EqualValues(t, 1, r.refused(reason.DigestMismatch))
-			require.Zero(t, r.count("tpmverify_redeliveries"), "nothing died")
 			require.Zero(t, r.count("tpmverify_duplicate_blocks"))
 		})
+	}
+}
+
+// TestDataThatAFanOutTookInPartIsMarkedWhenItComesAgain has two consumers behind
+// the processor, of which one is busy.
+func TestDataThatAFanOutTookInPartIsMarkedWhenItComesAgain(t *testing.T) {
+	for _, tolerances := range []block.Tolerance{0, block.Split} {
+		r := newRig(t, block.Logs)
+		d := r.signed(tolerances)
+		taken := digest.NewBatch(block.Logs)
+		busy := true
+		r.setAnswer(func(_ context.Context, b digest.Batch) error {
+			moveAll(signtest.Copy(b), taken)
+			if busy {
+				return errBusy
+			}
+			return nil
+		})
+		require.ErrorIs(t, r.send(signtest.Copy(d)), errBusy)
+		busy = false
+		require.NoError(t, r.send(signtest.Copy(d)))
+		require.Equal(t, 2, taken.Len())
+		require.Empty(t, attr(taken.At(0), attrRedelivery))
+		require.Equal(t, "true", attr(taken.At(1), attrRedelivery))
+		require.EqualValues(t, 1, r.count("tpmverify_redeliveries"))
+		require.EqualValues(t, 1, r.count("tpmverify_verified_blocks"))
+		require.NoError(t, r.send(d))
+		require.Equal(t, 2, taken.Len())
 	}
 }
 

@@ -140,6 +140,8 @@ func TestObservePassesEverythingWithItsVerdict(t *testing.T) {
 			}
 			require.Equal(t, want, verdicts)
 			require.EqualValues(t, 1, r.count("tpmverify_verified_blocks"))
+			require.EqualValues(t, 4, r.count("tpmverify_verified_items"))
+			require.Zero(t, r.count("tpmverify_duplicate_items"), "what is not handed on was not accepted before")
 		})
 	}
 }

@@ -288,8 +288,8 @@ func (p *verifier) unpark(ctx context.Context, at time.Time, blocks digest.Batch
 		return true
 	}
 	r, err := p.pass(ctx, blocks)
-	if err != nil {
-		return consumererror.IsPermanent(err)
+	if err != nil && !consumererror.IsPermanent(err) {
+		return false
 	}
 	return !r.flying.made && !r.deferred.made
 }

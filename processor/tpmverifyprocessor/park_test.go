@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -258,4 +260,29 @@ func TestDamagedParkIsRefusedAtStartAndDamagedEntriesAreGivenUp(t *testing.T) {
 	require.True(t, p.tryAll(t.Context(), r.p.logger, p.waiting(), r.p.unpark))
 	require.Empty(t, p.waiting())
 	require.NoError(t, p.close(t.Context()))
+}
+
+// TestParkedFragmentIsKeptWhileAnotherRequestHoldsSomeOfItsItems: that request
+// may fail, and the rest was refused for good.
+func TestParkedFragmentIsKeptWhileAnotherRequestHoldsSomeOfItsItems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, block.Logs)
+		d := r.signed(block.Split)
+		var first atomic.Bool
+		r.setAnswer(func(context.Context, digest.Batch) error {
+			if !first.Swap(true) {
+				time.Sleep(time.Second)
+				return errBusy
+			}
+			return consumererror.NewPermanent(errBusy)
+		})
+		var wait sync.WaitGroup
+		wait.Go(func() { require.ErrorIs(t, r.send(fragment(d, 0, 2)), errBusy) })
+		synctest.Wait()
+		require.False(t, r.p.unpark(t.Context(), r.now(), signtest.Copy(d)))
+		wait.Wait()
+		r.setAnswer(nil)
+		require.True(t, r.p.unpark(t.Context(), r.now(), signtest.Copy(d)))
+		require.Equal(t, 2, r.take().Items())
+	})
 }

@@ -44,7 +44,7 @@ type judged struct {
 	fate    fate
 	beat    beat
 	outcome replay.Outcome
-	items   int // handed on
+	items   int // claimed
 	total   int // arrived
 }
 
@@ -178,9 +178,15 @@ func (r *round) judge(i int, nonces verdict.NonceAuthority) {
 
 // unsigned decides about a block without receipt. Letting some through must not
 // let through what pretends to be verified, nor what pretends to come from a
-// machine that signs.
+// machine that signs. Who puts a verdict on himself is told from who merely does
+// not sign, also where both are dropped.
 func (r *round) unsigned(b digest.Block, j *judged) {
 	j.fate = fateRefused
+	found, detail := refusalOf(b.Inspect())
+	if found == reason.ReservedAttribute {
+		j.Reason, j.Detail = found, detail
+		return
+	}
 	if r.p.cfg.Unsigned == UnsignedDrop {
 		return
 	}
@@ -190,14 +196,17 @@ func (r *round) unsigned(b digest.Block, j *judged) {
 			return
 		}
 	}
-	if err := b.Inspect(); err != nil {
-		j.Reason, j.Detail = refusalOf(err)
+	if found != "" {
+		j.Reason, j.Detail = found, detail
 		return
 	}
 	j.fate = fateUnsigned
 }
 
 func refusalOf(err error) (reason.Reason, string) {
+	if err == nil {
+		return "", ""
+	}
 	if e, ok := errors.AsType[*reason.Error](err); ok {
 		return e.Reason, e.Detail
 	}

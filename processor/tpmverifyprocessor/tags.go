@@ -4,8 +4,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
-	"slices"
 	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
@@ -90,14 +90,21 @@ func (p *verifier) shapeVerified(b digest.Block, j *judged) {
 }
 
 // enrichPrefix is empty, so that what was added is taken off, unless a prefix is
-// configured and none of the added keys would, behind it, pass for a signed one.
+// configured and none of the added keys would, behind it, pass for a signed one
+// or name a machine.
 func (p *verifier) enrichPrefix(j *judged) string {
 	if p.cfg.Enrich.Action != EnrichPrefix {
 		return ""
 	}
 	prefix := p.cfg.Enrich.Prefix
+	signed := map[string]bool{} // what follows the prefix in signed keys; any number may have been added
+	for _, key := range j.Receipt.Keys {
+		if rest, ok := strings.CutPrefix(key, prefix); ok {
+			signed[rest] = true
+		}
+	}
 	for _, key := range j.Arrived.Added {
-		if slices.Contains(j.Receipt.Keys, prefix+key) {
+		if signed[key] || p.keys.Binds(prefix+key) {
 			return ""
 		}
 	}

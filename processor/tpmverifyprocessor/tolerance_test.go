@@ -132,3 +132,37 @@ func TestAddedAttributeUnderTheReservedPrefixIsRefused(t *testing.T) {
 	require.NoError(t, r.send(d))
 	require.EqualValues(t, 1, r.refused(reason.ReservedAttribute))
 }
+
+func TestAddedAttributeNeverNamesAMachineBehindThePrefix(t *testing.T) {
+	r := newRig(t, block.Metrics, withConfig(func(c *Config) {
+		c.Enrich = EnrichConfig{Action: EnrichPrefix, Prefix: "host."}
+		c.Bind = map[string]string{"host.name": "name"}
+	}))
+	d := signtest.Data(block.Metrics, "edge-a", 3)
+	d.At(0).Attributes().Remove("host.name") // the signer does not say who it is
+	r.machines[0].Sign(t, stream, block.Enrich, d)
+	d.At(0).Attributes().PutStr("name", "edge-b")
+	require.NoError(t, r.send(d))
+	got := r.take()
+	require.Equal(t, 1, got.Len())
+	require.Empty(t, attr(got.At(0), "host.name"))
+}
+
+func TestFragmentsThatWereEnrichedOnTheWayAreStrippedAndAcceptedOnce(t *testing.T) {
+	for _, signal := range signals {
+		r := newRig(t, signal, withConfig(func(c *Config) { c.Bind = map[string]string{"host.name": "name", "rack": "name"} }))
+		d := r.signed(block.Split | block.Enrich)
+		head, tail := fragment(d, 0, 3), fragment(d, 2, 4)
+		head.At(0).Attributes().PutStr("zone", "z1")
+		tail.At(0).Attributes().PutStr("rack", "edge-b") // bound, and nobody signed it
+		require.NoError(t, r.send(head, tail))
+		got := r.take()
+		require.Equal(t, 2, got.Len())
+		require.Equal(t, 4, got.Items())
+		for i := range got.Len() {
+			require.Empty(t, attr(got.At(i), "zone"))
+			require.Empty(t, attr(got.At(i), "rack"))
+		}
+		require.Zero(t, r.status().GapsOpen)
+	}
+}

@@ -136,7 +136,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TpmverifyRedeliveries, err = builder.meter.Int64Counter(
 		"otelcol_tpmverify_redeliveries",
-		metric.WithDescription("Verified blocks that may have been delivered before a process died; marked telemark.redelivery. [Alpha]"),
+		metric.WithDescription("Verified blocks that may have been delivered before, by a process that died or to one of several components behind a fan-out; marked telemark.redelivery. [Alpha]"),
 		metric.WithUnit("{block}"),
 	)
 	errs = errors.Join(errs, err)

@@ -178,7 +178,7 @@ func AssertEqualTpmverifyParkedBytes(t *testing.T, tt *componenttest.Telemetry, 
 func AssertEqualTpmverifyRedeliveries(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpmverify_redeliveries",
-		Description: "Verified blocks that may have been delivered before a process died; marked telemark.redelivery. [Alpha]",
+		Description: "Verified blocks that may have been delivered before, by a process that died or to one of several components behind a fan-out; marked telemark.redelivery. [Alpha]",
 		Unit:        "{block}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
