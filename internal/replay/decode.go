@@ -23,11 +23,19 @@ func (r *reader) flags(all byte) byte {
 
 func (l *Local) readHeader(r *reader) (pages int, err error) {
 	copy(l.storeEpoch[:], r.bytes(len(l.storeEpoch)))
-	l.created = r.time()
 	copy(l.fingerprints[:], r.bytes(len(l.fingerprints)))
 	n := r.uv()
 	if n > 1<<20 {
 		r.fail("too many index pages")
+	}
+	l.scopes = make(map[string]int64)
+	last := ""
+	for i := range r.count(2) {
+		scope := r.string()
+		if i > 0 && scope <= last {
+			r.fail("scopes out of order")
+		}
+		last, l.scopes[scope] = scope, r.time()
 	}
 	return int(n), r.finish()
 }
@@ -49,6 +57,7 @@ type storedEpoch struct {
 	no      uint64
 	first   int64
 	skipped bool
+	joined  bool
 	streams []string
 }
 
@@ -62,7 +71,8 @@ func (k *keyState) read(r *reader) ([]storedEpoch, error) {
 			r.fail("epochs out of order")
 		}
 		last = e.no
-		e.skipped = r.flags(epochSkipped) != 0
+		flags := r.flags(epochSkipped | epochJoined)
+		e.skipped, e.joined = flags&epochSkipped != 0, flags&epochJoined != 0
 		for range r.count(1) {
 			e.streams = append(e.streams, r.string())
 		}

@@ -43,12 +43,12 @@
 // value of the store, so that nobody can search for collisions.
 //
 // Beginnings. Blocks are numbered from 1 in each epoch, so a stream that is seen
-// first at number n > 1 has a hole below it. When the store is younger than
-// Limits.SilentAfter and the first statement seen has a sequence number above 64, the
-// stream was running before the store was made: that first hole takes
-// late arrivals like any other but is not reported as a gap, since the store
-// cannot know what went before it. The same holds after [Local.Cleanup] removed a
-// window.
+// first at number n > 1 has a hole below it. When its scope takes part for less
+// than Limits.SilentAfter, never knew another epoch of the key, and the first
+// statement that it sees has a sequence number above 64, the epoch was running before:
+// the first hole of each of its streams takes late arrivals like any other but is
+// not reported as a gap, since the scope cannot know what went before it. The same
+// holds after [Local.Cleanup] removed a window.
 //
 // Durability. [Local] keeps its records through a [Persister]: claims are durable
 // before Claim returns, confirms before Confirm returns, concurrent calls share

@@ -2,23 +2,30 @@ package replay
 
 import (
 	"encoding/binary"
+	"maps"
 	"math/bits"
+	"slices"
 )
 
 // header says which store this is.
 //
-//	store epoch 4 B | time created | fingerprint key 32 B | uv index pages
+//	store epoch 4 B | fingerprint key 32 B | uv index pages | uv scopes | (string scope | time since) …
 type header struct {
 	storeEpoch   [4]byte
-	created      int64 // ms
 	fingerprints fingerprintKey
+	scopes       map[string]int64 // ms, since when each takes part
 }
 
 func (l *Local) appendHeader(b []byte) []byte {
 	b = append(b, l.storeEpoch[:]...)
-	b = appendTime(b, l.created)
 	b = append(b, l.fingerprints[:]...)
-	return binary.AppendUvarint(b, uint64(len(l.index.pages)))
+	b = binary.AppendUvarint(b, uint64(len(l.index.pages)))
+	b = binary.AppendUvarint(b, uint64(len(l.scopes)))
+	for _, scope := range slices.Sorted(maps.Keys(l.scopes)) {
+		b = appendString(b, scope)
+		b = appendTime(b, l.scopes[scope])
+	}
+	return b
 }
 
 // pageSize is how many keys stand on a page of the index.
@@ -53,7 +60,11 @@ func (p page) append(b []byte) []byte {
 	return b
 }
 
-const epochSkipped = 1 // flag: reported that epochs are missing in front of it
+// Flags of an epoch.
+const (
+	epochSkipped = 1 << iota // reported that epochs are missing in front of it
+	epochJoined              // was running before its scope took part
+)
 
 // append writes a key:
 //
@@ -70,6 +81,9 @@ func (k *keyState) append(b []byte) []byte {
 		var flags byte
 		if e.skipped {
 			flags |= epochSkipped
+		}
+		if e.joined {
+			flags |= epochJoined
 		}
 		b = append(b, flags)
 		b = binary.AppendUvarint(b, uint64(len(e.windows)))

@@ -34,6 +34,7 @@ type epochState struct {
 	no      uint64
 	first   int64 // ms, when its first block arrived
 	skipped bool  // that epochs are missing in front of it was reported
+	joined  bool  // it was running before its scope took part
 	windows []*window
 	chain   *chain
 }
@@ -129,6 +130,7 @@ func (l *Local) window(c *call, b *Block) (*window, reason.Reason) {
 			l.retire(c, k, &l.owed)
 		}
 		e = l.addEpoch(k, b.Epoch, c.now)
+		e.joined = l.joins(c, k, b)
 	}
 	if w := e.window(b.Stream); w != nil {
 		return w, ""
@@ -138,9 +140,27 @@ func (l *Local) window(c *call, b *Block) (*window, reason.Reason) {
 		return nil, reason.StreamInvalid
 	}
 	w := l.addWindow(k, e, b.Stream)
-	w.running = b.Epoch <= k.forgot ||
-		c.now-l.created <= c.t.young && b.Seq > chainLen && b.No > 1
+	w.running = b.No > 1 && (e.joined || b.Epoch <= k.forgot)
 	return w, ""
+}
+
+// joins says whether b, the first block seen of its epoch, shows that the epoch
+// was running before its scope took part. A scope that knew the key before,
+// or that is old, would have seen its beginning.
+func (l *Local) joins(c *call, k *keyState, b *Block) bool {
+	age := c.now - l.since(b.Scope, c.now)
+	return len(k.epochs) == 1 && k.floor == 0 && b.Seq > chainLen && age <= c.t.young
+}
+
+// since returns from when on a scope takes part: now, when it did not say.
+func (l *Local) since(scope string, now int64) int64 {
+	t, ok := l.scopes[scope]
+	if !ok {
+		t = now
+		l.scopes[scope] = t
+		l.unsaved.header = l.persister != nil
+	}
+	return t
 }
 
 func (l *Local) addEpoch(k *keyState, no uint64, now int64) *epochState {

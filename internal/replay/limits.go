@@ -55,7 +55,7 @@ func (l *Limits) validate() error {
 // times are the limits in the unit of the windows, milliseconds.
 type times struct {
 	keep, gap, lease, silent int64
-	young                    int64 // how long a store does not know what went before it
+	young                    int64 // how long a scope may meet what was running before it
 }
 
 func (l *Limits) times() times {

@@ -13,7 +13,7 @@ const loadChunk = 1024
 
 // create makes a new store, durable when it returns.
 func (l *Local) create(ctx context.Context, now time.Time, random func([]byte) error) error {
-	l.header = header{created: max(now.UnixMilli(), 0)}
+	l.header = header{scopes: make(map[string]int64)}
 	if err := random(l.storeEpoch[:]); err != nil {
 		return fmt.Errorf("randomness for a store epoch: %w", err)
 	}
@@ -134,7 +134,7 @@ func (l *Local) restoreEpoch(k *keyState, s storedEpoch) (e *epochState, newChai
 		l.chains[id] = ch
 	}
 	ch.refs++
-	e = &epochState{no: s.no, first: s.first, skipped: s.skipped, chain: ch}
+	e = &epochState{no: s.no, first: s.first, skipped: s.skipped, joined: s.joined, chain: ch}
 	for _, name := range s.streams {
 		e.windows = append(e.windows, &window{
 			key: k, epoch: e, stream: name, record: l.recordKey(kindWindow, k.id, s.no, name),

@@ -125,6 +125,25 @@ func (l *Local) begin(now time.Time) *call {
 
 func unavailable(err error) error { return reason.Wrap(reason.StoreUnavailable, err) }
 
+// Listen implements Store.
+func (l *Local) Listen(ctx context.Context, now time.Time, scope string) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return unavailable(ErrClosed)
+	}
+	l.since(scope, l.begin(now).now)
+	var wait *batch
+	if l.unsaved.header && l.persister != nil {
+		wait = l.join()
+	}
+	l.mu.Unlock()
+	if err := l.wait(ctx, wait); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
 // Claim implements Store.
 func (l *Local) Claim(ctx context.Context, now time.Time, blocks []Block) ([]Outcome, error) {
 	if len(blocks) == 0 {

@@ -60,7 +60,7 @@ func readRecord(kind byte, r *reader) (encode func([]byte) []byte, err error) {
 		k := &keyState{}
 		stored, err := k.read(r)
 		for _, s := range stored {
-			e := &epochState{no: s.no, first: s.first, skipped: s.skipped}
+			e := &epochState{no: s.no, first: s.first, skipped: s.skipped, joined: s.joined}
 			for _, name := range s.streams {
 				e.windows = append(e.windows, &window{stream: name})
 			}

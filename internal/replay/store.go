@@ -65,6 +65,9 @@ type Outcome struct {
 // methods are safe for concurrent use. Each method is one atomic step for all
 // that it is given, so that windows shared between processes can stand behind it.
 type Store interface {
+	// Listen says that scope takes part from now on; known ones are kept as they
+	// are. What was signed long before is then no gap of it. Durable when it returns.
+	Listen(ctx context.Context, now time.Time, scope string) error
 	// Claim judges and claims; durable when it returns. The same block twice
 	// within one call is a duplicate the second time. error: reason
 	// store_unavailable (or the context's), and then nothing was claimed.

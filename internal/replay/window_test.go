@@ -115,8 +115,41 @@ func TestRunningStreamMakesNoFalseGapInANewStore(t *testing.T) {
 	require.Equal(t, uint64(1), status1(t, l, logs).GapsOpen)
 
 	old := memory(t)
+	require.NoError(t, old.Listen(t.Context(), t0, blk(1).Scope))
+	require.NoError(t, old.Listen(t.Context(), t0.Add(time.Hour), blk(1).Scope))
 	acceptNumbers(t, old, t0.Add(time.Hour), 1000)
-	require.Equal(t, uint64(999), sweep(t, old, t0.Add(2*time.Hour)).GapsReported, "an old store knows better")
+	require.Equal(t, uint64(999), sweep(t, old, t0.Add(2*time.Hour)).GapsReported, "an old scope knows better")
+}
+
+func TestNewScopeOnAnOldStoreMakesNoFalseGap(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	require.NoError(t, l.Listen(t.Context(), t0, blk(1).Scope))
+	acceptNumbers(t, l, t0, 1)
+	l = open(t, t0.Add(time.Hour), d)
+	quarantine := func(b *Block) { b.Scope = "quarantine" }
+	require.NoError(t, l.Listen(t.Context(), t0.Add(time.Hour), "quarantine"))
+	now := t0.Add(time.Hour + time.Second)
+	accept(t, l, now, blk(500, quarantine), blk(300, quarantine, inStream("tpmsign:metrics")))
+	require.Zero(t, sweep(t, l, now.Add(2*time.Minute)).GapsReported)
+
+	l = open(t, now.Add(time.Hour), d)
+	accept(t, l, now.Add(time.Hour), blk(40, quarantine, inStream("tpmsign:traces")))
+	require.Zero(t, sweep(t, l, now.Add(2*time.Hour)).GapsReported, "that it joined is known after a restart")
+}
+
+func TestGatewayThatDropsTheBeginningOfAStreamOfAKnownEpochIsNoticed(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1)
+	accept(t, l, t0.Add(time.Minute), blk(900, inStream("tpmsign:metrics")))
+	require.Equal(t, uint64(899), sweep(t, l, t0.Add(3*time.Minute)).GapsReported)
+}
+
+func TestGatewayThatDropsTheBeginningOfTheNextEpochIsNoticed(t *testing.T) {
+	l := memory(t)
+	acceptNumbers(t, l, t0, 1)
+	accept(t, l, t0.Add(time.Minute), blk(900, inEpoch(2)))
+	require.Equal(t, uint64(899), sweep(t, l, t0.Add(3*time.Minute)).GapsReported)
 }
 
 func TestHoleIsClosedAfterMaxDelayAndThenTooLate(t *testing.T) {

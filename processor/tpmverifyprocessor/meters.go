@@ -19,16 +19,16 @@ type meters struct {
 	reasons map[reason.Reason]metric.MeasurementOption
 }
 
-func newMeters(set component.TelemetrySettings, signal block.Signal) (*meters, error) {
+func newMeters(set component.TelemetrySettings, id component.ID, signal block.Signal) (*meters, error) {
 	b, err := metadata.NewTelemetryBuilder(set)
 	if err != nil {
 		return nil, err
 	}
 	m := &meters{TelemetryBuilder: b, reasons: map[reason.Reason]metric.MeasurementOption{}}
-	of := attribute.String("signal", signal.String())
-	m.signal = metric.WithAttributeSet(attribute.NewSet(of))
+	of := []attribute.KeyValue{attribute.String("processor", id.String()), attribute.String("signal", signal.String())}
+	m.signal = metric.WithAttributeSet(attribute.NewSet(of...))
 	for _, r := range reason.All() {
-		m.reasons[r] = metric.WithAttributeSet(attribute.NewSet(of, attribute.String("reason", string(r))))
+		m.reasons[r] = metric.WithAttributeSet(attribute.NewSet(append(of[:2:2], attribute.String("reason", string(r)))...))
 	}
 	return m, nil
 }

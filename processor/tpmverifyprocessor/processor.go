@@ -57,7 +57,7 @@ type verifier struct {
 }
 
 func newProcessor(set processor.Settings, cfg *Config, signal block.Signal, next func(context.Context, digest.Batch) error) (*verifier, error) {
-	m, err := newMeters(set.TelemetrySettings, signal)
+	m, err := newMeters(set.TelemetrySettings, set.ID, signal)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +99,9 @@ func (p *verifier) Start(ctx context.Context, host component.Host) error {
 			return err
 		}
 		p.scoped = true
+		if err := p.windows.Listen(ctx, p.now(), p.scope); err != nil {
+			return fmt.Errorf("tpmverify: enter the scope %q: %w", p.scope, err)
+		}
 	}
 	defaults, err := p.cfg.policy()
 	if err != nil {
