@@ -69,6 +69,14 @@ func (r answerRules) parse(body []byte) (answer, error) {
 	return answer{nonce: n, lifetime: lifetime}, nil
 }
 
+// said returns what a refusal says: its error member, or its first bytes.
+func said(body []byte) string {
+	if members, err := stringMembers(body, "error", "reason", "rejected_by", "validation_type"); err == nil && members["error"] != "" {
+		return fmt.Sprintf("%.200q", members["error"])
+	}
+	return fmt.Sprintf("%.200q", body)
+}
+
 // stringMembers reads a JSON object of string members. encoding/json would
 // take names in any case and the last of a repeated one.
 func stringMembers(body []byte, known ...string) (map[string]string, error) {

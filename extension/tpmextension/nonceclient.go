@@ -108,7 +108,7 @@ func (c *nonceClient) log(err error, failures int) {
 	switch {
 	case err != nil && failures == 1:
 		c.logger.Warn("cannot get a nonce; signing goes on under the last one for as long as it lasts",
-			zap.Error(err), zap.Duration("max_age", c.cfg.MaxAge))
+			zap.Error(err), zap.Stringer("max_age", c.cfg.MaxAge))
 	case err != nil:
 		c.logger.Debug("cannot get a nonce", zap.Error(err), zap.Int("failures", failures))
 	case failures > 0:
@@ -150,7 +150,7 @@ func (c *nonceClient) fetch(ctx context.Context) (answer, error) {
 		return answer{}, fmt.Errorf("read the nonce answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return answer{}, fmt.Errorf("nonce server answers %s: %.200q", resp.Status, body)
+		return answer{}, fmt.Errorf("%s answers %s: %s", req.URL.Host, resp.Status, said(body))
 	}
 	return c.answers.parse(body)
 }

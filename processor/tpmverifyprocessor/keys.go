@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,9 @@ func sameFile(a, b os.FileInfo) bool {
 // then found at the next look.
 func (k *fileKeys) read(ctx context.Context) error {
 	f, err := os.Open(k.cfg.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; `telemark key show --output json` prints what belongs into it", err)
+	}
 	if err != nil {
 		return err
 	}
