@@ -59,7 +59,7 @@ fmt: ## format the sources
 
 .PHONY: test
 test: setup build gateway ## set up and run all tests, those with real processes too
-	@for f in configs/*.yaml; do scripts/validate-config.sh $$f || exit 1; done
+	@scripts/validate-configs.sh
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
 
 .PHONY: demo
