@@ -136,22 +136,25 @@ func TestNumberedRequestIsNotHeldUpByWhatCannotBeSigned(t *testing.T) {
 
 // A number that was signed when the time was up is not thrown away.
 func TestSignatureOfTheLastMomentIsRecorded(t *testing.T) {
-	tpm := newFakeTPM(t, 1)
-	s := newSUT(t, testConfig(), newVerifier(block.Logs))
-	builder, err := metadata.NewTelemetryBuilder(s.set.TelemetrySettings)
-	require.NoError(t, err)
-	r := newRun(s.signer, tpm, "s", func() {}, newMemoryStore(), newMeters(builder, "s"))
-	req := r.prepare(t.Context(), logsOf("a"), digest.Block.Prepare)
-	ticket, err := tpm.Submit(req.leaves("s", 0))
-	require.NoError(t, err)
-	require.NoError(t, r.pendNumbered(t.Context(), req, ticket, causeShutdown))
-	<-ticket.Done()
+	synctest.Test(t, func(t *testing.T) {
+		tpm := newFakeTPM(t, 1)
+		tpm.delay = time.Second // so that the request goes into pending before it is signed
+		s := newSUT(t, testConfig(), newVerifier(block.Logs))
+		builder, err := metadata.NewTelemetryBuilder(s.set.TelemetrySettings)
+		require.NoError(t, err)
+		r := newRun(s.signer, tpm, "s", func() {}, newMemoryStore(), newMeters(builder, "s"))
+		req := r.prepare(t.Context(), logsOf("a"), digest.Block.Prepare)
+		ticket, err := tpm.Submit(req.leaves("s", 0))
+		require.NoError(t, err)
+		require.NoError(t, r.pendNumbered(t.Context(), req, ticket, causeShutdown))
+		<-ticket.Done()
 
-	var f flight
-	require.False(t, r.submitPending(&f))
-	r.cancel()
-	r.leave(&f)
-	rec, err := r.queue.store.get(t.Context(), 0)
-	require.NoError(t, err)
-	require.Equal(t, stateSigned, rec.state)
+		var f flight
+		require.False(t, r.submitPending(&f))
+		r.cancel()
+		r.leave(&f)
+		rec, err := r.queue.store.get(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, stateSigned, rec.state)
+	})
 }
