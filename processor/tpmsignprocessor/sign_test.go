@@ -231,6 +231,7 @@ func TestPendingFullIsRefusedBeforeAnythingIsNumbered(t *testing.T) {
 		require.ErrorIs(t, err, errPendingFull)
 		require.False(t, consumererror.IsPermanent(err))
 		require.NoError(t, s.send(logsOf("d")))
+		synctest.Wait() // the TPM is looked at again in a while only
 		tpm.unready.Store(false)
 		require.ErrorIs(t, s.send(logsOf("e")), errPendingFull)
 		require.LessOrEqual(t, tpm.submitted.Load(), int64(2))
