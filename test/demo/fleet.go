@@ -256,8 +256,9 @@ func (d *demo) printAddresses() {
 		fmt.Printf("  %-9s OTLP gRPC %s · OTLP HTTP http://%s · own metrics %s\n", name, d.addr(name+".grpc"), d.addr(name+".http"), d.metricsURL(name))
 	}
 	fmt.Printf("  gateway   OTLP gRPC %s (TLS)\n", d.addr("gateway.grpc"))
-	fmt.Printf("  collector OTLP gRPC %s (TLS) · nonces https://%s/nonce · status http://%s/metrics/status · own metrics %s\n",
-		d.addr("collector.grpc"), d.addr("collector.nonce"), d.addr("collector.admin"), d.metricsURL("collector"))
+	fmt.Printf("  collector OTLP gRPC %s (TLS) · nonces https://%s/nonce · own metrics %s\n",
+		d.addr("collector.grpc"), d.addr("collector.nonce"), d.metricsURL("collector"))
+	fmt.Printf("  status    curl -H \"Authorization: Bearer $(cat %s)\" http://%s/metrics/status\n", filepath.Join(d.certs, "admin.token"), d.addr("collector.admin"))
 	fmt.Printf("  evidence  bin/telemark receipt inspect --summary --keys %s %s\n", d.keysFile, filepath.Join(d.dir, "archive", "*.jsonl"))
 	fmt.Printf("  logs      %s\n", filepath.Join(d.dir, "*.log"))
 }
