@@ -79,7 +79,6 @@ type collector struct {
 	*harness.Process
 	sink      *sink
 	sender    *sender
-	otlp      string
 	telemetry string
 	health    string
 	pprof     string
@@ -87,16 +86,17 @@ type collector struct {
 	sent      int64  // items that were sent to it
 }
 
+// wiring is how one collector differs from the others.
 type wiring struct {
 	name       string
 	dir        string
-	zip        bool // what it sends
-	zipped     bool // what it is sent
-	config     string
-	extensions string
-	processors string
-	queue      string
-	replace    []string
+	zip        bool     // compresses what it sends
+	zipped     bool     // is sent compressed data
+	queue      string   // of queues
+	config     string   // merged over common, "" for a baseline
+	extensions string   // besides plainExtensions
+	processors string   // of every pipeline
+	replace    []string // further variables and their values
 }
 
 func compression(zip bool) string {
@@ -125,7 +125,7 @@ func startCollector(ctx context.Context, w wiring) (*collector, error) {
 		return nil, err
 	}
 	c := &collector{
-		sink: behind, sender: newSender(addr(0), w.zipped), otlp: addr(0),
+		sink: behind, sender: newSender(addr(0), w.zipped),
 		health: "http://" + addr(1), telemetry: "http://" + addr(2) + "/metrics", pprof: addr(5), nonces: "http://" + addr(3),
 	}
 	extensions := plainExtensions

@@ -109,7 +109,7 @@ func run(ctx context.Context, o *options) error {
 		}
 		progress("%s", p.name)
 		if err := p.run(ctx, o, res); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return fmt.Errorf("%s (the logs of every process are in %s): %w", p.name, o.out, err)
 		}
 	}
 	if len(res.Micro)+len(res.Sizes)+len(res.Costs)+len(res.Latencies) == 0 {
