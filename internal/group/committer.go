@@ -16,6 +16,7 @@ import (
 type Committer struct {
 	cfg    Config
 	wake   chan struct{}   // something waits, or closed was set
+	hurry  chan struct{}   // a whole group waits, or closed was set
 	ended  chan struct{}   // run has returned
 	ctx    context.Context // ends run and what it calls
 	cancel context.CancelFunc
@@ -45,7 +46,7 @@ func New(cfg Config) (*Committer, error) {
 		return nil, err
 	}
 	c := &Committer{
-		cfg: cfg, wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		cfg: cfg, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), ended: make(chan struct{}),
 		numbers: map[string]uint64{},
 	}
 	if cfg.Begin == nil {
@@ -126,9 +127,18 @@ func (c *Committer) Close(ctx context.Context) error {
 	}
 }
 
+// wakeLocked tells run that there may be something to do.
 func (c *Committer) wakeLocked() {
+	signal(c.wake)
+	if c.closed || c.waiting >= c.cfg.MaxGroup {
+		signal(c.hurry)
+	}
+}
+
+// signal sends without blocking; c holds one signal at most.
+func signal(c chan<- struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -144,9 +154,34 @@ func (c *Committer) run() {
 		if g == nil {
 			return
 		}
+		due := g.closed.Add(c.cfg.Pace)
 		s, err := c.commit(g, claims)
 		if c.settle(g, s, err) {
 			c.cfg.Observer.GroupSigned(s.stats)
+		}
+		c.gatherUntil(due)
+	}
+}
+
+// gatherUntil waits until due when blocks are waiting already, so that the next
+// group has more of them. A whole group does not wait.
+func (c *Committer) gatherUntil(due time.Time) {
+	wait := time.Until(due)
+	if wait <= 0 {
+		return
+	}
+	for {
+		waiting, closed := c.state()
+		if closed || waiting == 0 || waiting >= c.cfg.MaxGroup {
+			return
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+			return
+		case <-c.hurry: // or what is left of an earlier one
+			timer.Stop()
+			wait = time.Until(due)
 		}
 	}
 }

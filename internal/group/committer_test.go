@@ -320,6 +320,7 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 		"epoch":      func(c *Config) { c.Epoch = 0 },
 		"group":      func(c *Config) { c.MaxGroup = receipt.MaxTreeSize + 1 },
 		"negative":   func(c *Config) { c.MaxGroup = -1 },
+		"pace":       func(c *Config) { c.Pace = -1 },
 		"no waiting": func(c *Config) { c.MaxWaiting = -1 },
 	} {
 		cfg := testConfig(&slowSigner{})

@@ -10,7 +10,8 @@
 //	                                                                  receipts, ticket done
 //
 // A group is closed when the signer is free, so groups grow with the load and
-// a lone block waits for nobody. A closed group is never abandoned: its blocks
+// a lone block waits for nobody. Each signature costs its computer time and a
+// durable write, so a fast signer may be kept at a pace. A closed group is never abandoned: its blocks
 // have numbers, and a number that never comes is a gap at the verifier.
 //
 // Left out: opening the TPM, fetching nonces and storing the chain, which are
@@ -213,6 +214,11 @@ type Config struct {
 
 	MaxGroup   int // leaves per signature, up to receipt.MaxTreeSize; 0 = DefaultMaxGroup
 	MaxWaiting int // leaves that wait for a group; 0 = DefaultMaxWaiting
+	// Pace is how long after a group was closed the next one is, at the soonest,
+	// when blocks wait already as the signer becomes free; 0 = at once. A signer
+	// that takes longer is not slowed down, and neither is a block that comes while
+	// none waits.
+	Pace time.Duration
 
 	Signer Signer
 	// Chain may be nil: then nothing tells the next epoch what this one ended with.
@@ -243,6 +249,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxWaiting == 0 {
 		c.MaxWaiting = DefaultMaxWaiting
+	}
+	if c.Pace < 0 {
+		return fmt.Errorf("group: pace of %v, want 0 or more", c.Pace)
 	}
 	if c.MaxWaiting < 0 {
 		return fmt.Errorf("group: %d waiting leaves, want 1 or more", c.MaxWaiting)

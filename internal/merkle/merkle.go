@@ -1,6 +1,7 @@
 // Package merkle keeps the tree of one signing group: the Merkle tree of RFC
 // 9162 §2.1 over the leaf hashes of package receipt, and inclusion paths in it
-// (§2.1.3). The arithmetic of the tree is that of transparency-dev/merkle.
+// (§2.1.3). The arithmetic of the tree is that of transparency-dev/merkle, and
+// tests hold paths against its.
 //
 // Left out: consistency proofs (groups do not grow), and the empty tree, since
 // nothing is signed without leaves.
@@ -13,7 +14,6 @@ import (
 	"math/bits"
 
 	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/proof"
 
 	"github.com/telemark-otel/telemark/internal/block"
 )
@@ -161,32 +161,19 @@ func RootFromPath(leaf block.Digest, i, size uint64, path []block.Digest) (block
 	if size > MaxLeaves || i >= size || len(path) != PathLen(i, size) {
 		return block.Digest{}, fmt.Errorf("%w: leaf %d of %d, path of %d", ErrPath, i, size, len(path))
 	}
-	var hashes [MaxPathLen][]byte
-	for j := range path {
-		hashes[j] = path[j][:]
+	// Up to the level where the leaf and the last leaf part, the bits of the index
+	// say on which side the sibling stands; above it, the leaf is at the right
+	// border and all siblings stand to the left.
+	var scratch [1 + 2*sha256.Size]byte
+	node, inner := leaf, bits.Len64(i^(size-1))
+	for l := range path {
+		if l < inner && i>>l&1 == 0 {
+			node = hashChildren(&scratch, node[:], path[l][:])
+		} else {
+			node = hashChildren(&scratch, path[l][:], node[:])
+		}
 	}
-	h := &hasher{seed: leaf}
-	root, err := proof.RootFromInclusionProof(h, i, size, h.seed[:], hashes[:len(path)])
-	if err != nil {
-		return block.Digest{}, fmt.Errorf("%w: %w", ErrPath, err)
-	}
-	return block.Digest(root), nil
-}
-
-// hasher is the library's LogHasher for one computation along one path: it
-// hands out the same memory again and again, which chaining allows.
-type hasher struct {
-	seed    block.Digest
-	scratch [1 + 2*sha256.Size]byte
-}
-
-func (h *hasher) EmptyRoot() []byte      { return nil } // never asked for: trees have leaves
-func (h *hasher) HashLeaf([]byte) []byte { return nil } // never asked for: leaves come hashed
-func (h *hasher) Size() int              { return sha256.Size }
-
-func (h *hasher) HashChildren(l, r []byte) []byte {
-	h.seed = hashChildren(&h.scratch, l, r)
-	return h.seed[:]
+	return node, nil
 }
 
 // hashChildren computes an inner node (RFC 9162 §2.1.1):

@@ -208,3 +208,21 @@ func BenchmarkRootFromPath512(b *testing.B) {
 		}
 	}
 }
+
+func TestRootOfAnyPathIsTheLibrarys(t *testing.T) {
+	leaf := leaves(1)[0]
+	for size := uint64(1); size <= 130; size++ {
+		for i := range size {
+			path := leaves(PathLen(i, size)) // of no tree
+			hashes := make([][]byte, len(path))
+			for l := range path {
+				hashes[l] = path[l][:]
+			}
+			want, err := proof.RootFromInclusionProof(rfc6962.DefaultHasher, i, size, leaf[:], hashes)
+			require.NoError(t, err)
+			got, err := RootFromPath(leaf, i, size, path)
+			require.NoError(t, err)
+			require.Equal(t, block.Digest(want), got, "leaf %d of %d", i, size)
+		}
+	}
+}

@@ -33,27 +33,14 @@ func (k *Key) signOnce(ctx context.Context, digest [32]byte) ([]byte, error) {
 
 // sign makes one signature. Part 3, section 20.2, TPM2_Sign.
 func (k *Key) sign(l *link, digest [32]byte) ([]byte, error) {
-	rsp, err := authorised(l, k, func(key tpm2.AuthHandle) (*tpm2.SignResponse, error) {
-		return exec(l, tpm2.Sign{
-			KeyHandle: key,
-			Digest:    tpm2.TPM2BDigest{Buffer: digest[:]},
-			Validation: tpm2.TPMTTKHashCheck{
-				Tag:       tpm2.TPMSTHashCheck,
-				Hierarchy: tpm2.TPMRHNull,
-			},
-		})
-	})
+	answer, err := authorised(l, k, func(key tpm2.AuthHandle) (*signature, error) { return l.signDigest(key, digest) })
 	if err != nil {
 		return nil, err
 	}
-	ecc, err := rsp.Signature.Signature.ECDSA()
-	if err != nil {
-		return nil, l.breakOff(fmt.Errorf("%w: %w", ErrMalformed, err))
-	}
 	sig := make([]byte, SignatureSize)
 	if err := errors.Join(
-		padTo(sig[:SignatureSize/2], ecc.SignatureR.Buffer),
-		padTo(sig[SignatureSize/2:], ecc.SignatureS.Buffer),
+		padTo(sig[:SignatureSize/2], answer.r),
+		padTo(sig[SignatureSize/2:], answer.s),
 	); err != nil {
 		return nil, l.breakOff(fmt.Errorf("%w: %w", ErrMalformed, err))
 	}

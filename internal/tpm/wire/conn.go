@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -73,10 +74,13 @@ func dialUnix(ctx context.Context, path string) (Conn, error) {
 	return dial(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
 }
 
-type stream struct{ c net.Conn }
+type stream struct {
+	c  net.Conn
+	in *bufio.Reader // an answer takes one call of the system
+}
 
 // NewStream returns a Conn over a raw TPM stream.
-func NewStream(c net.Conn) Conn { return stream{c} }
+func NewStream(c net.Conn) Conn { return stream{c, bufio.NewReaderSize(c, MaxSize)} }
 
 func (s stream) Exchange(command []byte, timeout time.Duration) ([]byte, error) {
 	if err := s.c.SetDeadline(time.Now().Add(timeout)); err != nil {
@@ -85,7 +89,7 @@ func (s stream) Exchange(command []byte, timeout time.Duration) ([]byte, error) 
 	if _, err := s.c.Write(command); err != nil {
 		return nil, timedOut(err, timeout)
 	}
-	answer, err := ReadResponse(s.c)
+	answer, err := ReadResponse(s.in)
 	if err != nil {
 		return nil, timedOut(err, timeout)
 	}
