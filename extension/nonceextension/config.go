@@ -64,6 +64,11 @@ type Config struct {
 	// `fsync: true`) for what the windows promise to hold over a power cut.
 	Storage *component.ID `mapstructure:"storage"`
 
+	// WriteInterval is how long a write of the windows may wait for more requests to
+	// share it, counted from the write before, 0 to 100 ms. Requests are answered
+	// when it is done; their data is handed on before. 64 blocks do not wait. 0: none does.
+	WriteInterval time.Duration `mapstructure:"write_interval"`
+
 	// Upstream makes this a relay: nonces are asked for at the issuing server named by its
 	// endpoint, an http or https URL. Timeout 5 s unless given.
 	Upstream configoptional.Optional[confighttp.ClientConfig] `mapstructure:"upstream"`
@@ -80,6 +85,8 @@ const (
 	maxSkew        = time.Hour
 	maxClaimLease  = time.Hour
 	maxSilentAfter = 24 * time.Hour
+
+	maxWriteInterval = 100 * time.Millisecond // not longer than a claim may be leased
 )
 
 // The rules of the configuration, each naming its key.
@@ -94,6 +101,7 @@ var (
 	errGapTimeout    = fmt.Errorf("`gap_timeout` must be at least %v and at most `max_delay`", minInterval)
 	errClaimLease    = fmt.Errorf("`claim_lease` must be between %v and %v", minInterval, maxClaimLease)
 	errSilentAfter   = fmt.Errorf("`silent_after` must be between 0 (never) and %v", maxSilentAfter)
+	errWriteInterval = fmt.Errorf("`write_interval` must be between 0 (no wait) and %v", maxWriteInterval)
 	errUpstream      = errors.New("`upstream::endpoint` must be an http or https URL without query, such as https://collector:8444")
 	errRelaySecret   = errors.New("`secret_file` cannot be combined with `upstream`: a relay has no secret")
 	errRelayStorage  = errors.New("`storage` cannot be combined with `upstream`: a relay keeps no windows")
@@ -129,6 +137,7 @@ func (c *Config) Validate() error {
 	between(c.GapTimeout, minInterval, c.MaxDelay, errGapTimeout)
 	between(c.ClaimLease, minInterval, maxClaimLease, errClaimLease)
 	between(c.SilentAfter, 0, maxSilentAfter, errSilentAfter)
+	between(c.WriteInterval, 0, maxWriteInterval, errWriteInterval)
 	return errors.Join(errs...)
 }
 

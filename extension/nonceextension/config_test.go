@@ -47,6 +47,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	want.SecretFile, want.Audience, want.Length = "/etc/telemark/nonce.secret", "prod", 48
 	want.MaxDelay, want.Skew, want.GapTimeout = 48*time.Hour, 10*time.Second, 5*time.Minute
 	want.ClaimLease, want.SilentAfter = 2*time.Minute, 0
+	want.WriteInterval = 10 * time.Millisecond
 	id := component.MustNewID("file_storage")
 	want.Storage = &id
 	require.Equal(t, want, load(t, "nonce/issuer"))
@@ -89,6 +90,8 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"gap_timeout long": {func(c *Config) { c.GapTimeout = 25 * time.Hour }, errGapTimeout, "25h"},
 		"claim_lease":      {func(c *Config) { c.ClaimLease = time.Millisecond }, errClaimLease, "`claim_lease`"},
 		"silent_after":     {func(c *Config) { c.SilentAfter = -1 }, errSilentAfter, "`silent_after`"},
+		"write_interval":   {func(c *Config) { c.WriteInterval = -1 }, errWriteInterval, "`write_interval`"},
+		"write_interval s": {func(c *Config) { c.WriteInterval = time.Second }, errWriteInterval, "1s"},
 		"upstream empty":   {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "" }, errUpstream, "`upstream::endpoint`"},
 		"upstream scheme":  {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "collector:8444" }, errUpstream, "collector:8444"},
 		"upstream query":   {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "https://c/?x=1" }, errUpstream, "x=1"},

@@ -116,11 +116,11 @@ func (e *Extension) open(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return err
 	}
-	windows, opened, err := replay.Open(ctx, time.Now(), replay.Options{
-		Limits:    e.cfg.limits(),
-		Persister: persister,
-		Random:    random,
-	})
+	options := replay.Options{Limits: e.cfg.limits(), Persister: persister, Random: random}
+	if every := e.cfg.WriteInterval; every > 0 {
+		options.Pace = (&pace{every: every}).wait
+	}
+	windows, opened, err := replay.Open(ctx, time.Now(), options)
 	if err != nil {
 		return fmt.Errorf("open the replay windows: %w", err)
 	}

@@ -199,9 +199,15 @@ func TestStorageOutageIsToldAndHeals(t *testing.T) {
 	e := start(t, host, testConfig(t, withStorage))
 	accept(t, e.Windows(), block(1, "tpmsign:logs"))
 	st.breakDown(true)
+	out, err := e.Windows().Claim(t.Context(), time.Now(), []replay.Block{block(2, "tpmsign:logs")})
+	require.NoError(t, err, "it was reserved before")
+	_, err = e.Windows().Confirm(t.Context(), time.Now(), []replay.Claim{out[0].Claim})
+	require.Equal(t, reason.StoreUnavailable, reason.Of(err))
 	for range 3 {
-		_, err := e.Windows().Claim(t.Context(), time.Now(), []replay.Block{block(2, "tpmsign:logs")})
-		require.Equal(t, reason.StoreUnavailable, reason.Of(err))
+		for no := range uint64(2) { // the one that was not confirmed durably, and one that was never seen
+			_, err := e.Windows().Claim(t.Context(), time.Now(), []replay.Block{block(2+no, "tpmsign:logs")})
+			require.Equal(t, reason.StoreUnavailable, reason.Of(err))
+		}
 	}
 	requireRefused(t, plainClient(t), "POST", e.adm+"/nonces/cleanup", "", 503, codeStoreUnavailable)
 	var h healthAnswer
@@ -213,7 +219,10 @@ func TestStorageOutageIsToldAndHeals(t *testing.T) {
 	require.Eventually(t, func() bool { return len(host.reported()) == 2 }, 5*time.Second, 20*time.Millisecond,
 		"the sweep finds out by itself")
 	require.Equal(t, componentstatus.StatusOK, host.reported()[1])
-	accept(t, e.Windows(), block(2, "tpmsign:logs"))
+	accept(t, e.Windows(), block(3, "tpmsign:logs"))
+	out, err = e.Windows().Claim(t.Context(), time.Now(), []replay.Block{block(2, "tpmsign:logs")})
+	require.NoError(t, err)
+	require.Equal(t, reason.Duplicate, out[0].Reason)
 }
 
 func TestStorageThatCannotBeReadStopsTheStart(t *testing.T) {

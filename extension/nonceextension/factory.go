@@ -20,6 +20,9 @@ const (
 	defaultAudience      = "telemark"
 	defaultUpstreamWait  = 5 * time.Second
 
+	// defaultWriteInterval keeps writing under a hundredth of a processor.
+	defaultWriteInterval = 50 * time.Millisecond
+
 	// defaultBody holds 1,000 key ids and no more than a server should read
 	// from anybody who can connect.
 	defaultBody = 128 << 10
@@ -54,7 +57,9 @@ func createDefaultConfig() component.Config {
 		GapTimeout:   limits.GapTimeout,
 		ClaimLease:   limits.ClaimLease,
 		SilentAfter:  limits.SilentAfter,
-		Upstream:     configoptional.Default(upstream),
+
+		WriteInterval: defaultWriteInterval,
+		Upstream:      configoptional.Default(upstream),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"sync"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
@@ -108,35 +109,72 @@ func verifyECDSA(pub crypto.PublicKey, digest, sig []byte, width int) bool {
 // are wrong are not remembered, so that nobody without a key can push others
 // out. It is safe for concurrent use.
 type SignatureCache struct {
-	verified *generations[block.Digest, struct{}]
+	verified *generations[block.Digest, block.Digest] // statement hashes
+	names    *generations[keyHandle, []byte]
 }
+
+// keyHandle finds the name of a key again, whose point need not be checked to be
+// on the curve once more. Keys are not changed once they are in use.
+type keyHandle struct {
+	alg Algorithm
+	key *ecdsa.PublicKey
+}
+
+const cachedKeys = 4096
 
 // NewSignatureCache returns a cache that holds at most entries signatures.
 func NewSignatureCache(entries int) *SignatureCache {
-	return &SignatureCache{verified: newGenerations[block.Digest, struct{}](entries)}
+	return &SignatureCache{
+		verified: newGenerations[block.Digest, block.Digest](entries),
+		names:    newGenerations[keyHandle, []byte](cachedKeys),
+	}
 }
 
 const cacheDomain = "telemark-sigcache-v1\x00"
 
-// Verify is [VerifySignature], remembered.
-func (c *SignatureCache) Verify(alg Algorithm, pub crypto.PublicKey, sigStructure, sig []byte) error {
-	row, ok := algorithms[alg]
-	if !ok {
-		return reason.New(reason.AlgorithmUnknown, "COSE algorithm %d", alg)
-	}
-	id, err := row.identify(pub)
+// keySpaces are buffers for cacheKey, whose goroutines mostly live for one
+// request: the room would make the stack of each of them grow.
+var keySpaces = sync.Pool{New: func() any { return new([keySpace]byte) }}
+
+const keySpace = len(cacheDomain) + 8 + 8 + 128 + 8 + MaxSigStructure + signatureSize
+
+// Verify is [VerifySignature], remembered with the [StatementHash] of what was
+// signed, which it returns.
+func (c *SignatureCache) Verify(alg Algorithm, pub crypto.PublicKey, sigStructure, sig []byte) (statement block.Digest, err error) {
+	id, err := c.identify(alg, pub)
 	if err != nil {
-		return err
+		return block.Digest{}, err
 	}
 	key := cacheKey(alg, id, sigStructure, sig)
-	if _, ok := c.verified.get(key); ok {
-		return nil
+	if statement, ok := c.verified.get(key); ok {
+		return statement, nil
 	}
-	if !row.verify(pub, sigStructure, sig) {
-		return reason.New(reason.SignatureInvalid, "%s", row.name)
+	if err := VerifySignature(alg, pub, sigStructure, sig); err != nil {
+		return block.Digest{}, err
 	}
-	c.verified.put(key, struct{}{})
-	return nil
+	statement = StatementHash(sigStructure)
+	c.verified.put(key, statement)
+	return statement, nil
+}
+
+// identify returns the name of a key, after it was found once to be one that
+// the algorithm can take.
+func (c *SignatureCache) identify(alg Algorithm, pub crypto.PublicKey) ([]byte, error) {
+	key, isECDSA := pub.(*ecdsa.PublicKey)
+	if isECDSA {
+		if id, ok := c.names.get(keyHandle{alg, key}); ok {
+			return id, nil
+		}
+	}
+	row, ok := algorithms[alg]
+	if !ok {
+		return nil, reason.New(reason.AlgorithmUnknown, "COSE algorithm %d", alg)
+	}
+	id, err := row.identify(pub)
+	if err == nil && isECDSA {
+		c.names.put(keyHandle{alg, key}, id)
+	}
+	return id, err
 }
 
 // cacheKey names one computation:
@@ -144,7 +182,8 @@ func (c *SignatureCache) Verify(alg Algorithm, pub crypto.PublicKey, sigStructur
 //	SHA-256( "telemark-sigcache-v1" 00 | algorithm 8 | length 8 | public key
 //	       | length 8 | Sig_structure | signature )
 func cacheKey(alg Algorithm, id, sigStructure, sig []byte) block.Digest {
-	var space [1024]byte
+	space := keySpaces.Get().(*[keySpace]byte)
+	defer keySpaces.Put(space)
 	b := append(space[:0], cacheDomain...)
 	b = binary.BigEndian.AppendUint64(b, uint64(alg))
 	b = append(binary.BigEndian.AppendUint64(b, uint64(len(id))), id...)

@@ -215,7 +215,7 @@ func TestAHashCollisionDoesNotBringAnotherStatement(t *testing.T) {
 	wire, err := r.Encode()
 	require.NoError(t, err)
 	d := NewDecoder(4)
-	d.statements.put(maphash.Bytes(d.seed, r.Protected), remembered{
+	d.statements.put(maphash.Bytes(d.seed, r.Protected), &known{
 		protected: []byte("another"), statement: &Statement{Epoch: 99},
 	})
 	got, err := d.Decode(wire)

@@ -11,34 +11,51 @@ import (
 // it holds is bounded by entries times MaxProtected, about.
 type Decoder struct {
 	seed       maphash.Seed
-	statements *generations[uint64, remembered]
-}
-
-type remembered struct {
-	protected []byte
-	statement *Statement
+	statements *generations[uint64, *known]
 }
 
 // NewDecoder returns a decoder that remembers at most entries statements.
 func NewDecoder(entries int) *Decoder {
-	return &Decoder{seed: maphash.MakeSeed(), statements: newGenerations[uint64, remembered](entries)}
+	return &Decoder{seed: maphash.MakeSeed(), statements: newGenerations[uint64, *known](entries)}
 }
 
 // Decode is the function [Decode], but receipts with equal protected bytes
-// share a Statement, which must not be changed.
-func (d *Decoder) Decode(b []byte) (*Receipt, error) { return decode(b, d.statement) }
+// share these and a Statement, which must not be changed.
+func (d *Decoder) Decode(b []byte) (*Receipt, error) {
+	k, key := d.find(b)
+	if k != nil {
+		if r := k.decode(b); r != nil {
+			return r, nil
+		}
+	}
+	r, err := decode(b, func(protected []byte) (*Statement, error) {
+		if k != nil {
+			return k.statement, nil
+		}
+		return decodeStatement(protected)
+	})
+	if err == nil && k == nil {
+		d.statements.put(key, &known{protected: bytes.Clone(r.Protected), statement: r.Statement, stream: r.Stream})
+	}
+	return r, err
+}
 
-func (d *Decoder) statement(protected []byte) (*Statement, error) {
-	key := maphash.Bytes(d.seed, protected)
-	if m, ok := d.statements.get(key); ok && bytes.Equal(m.protected, protected) {
-		return m.statement, nil
+// find looks for the statement of what may be a receipt. The key is that of its
+// protected bytes.
+func (d *Decoder) find(b []byte) (k *known, key uint64) {
+	if len(b) > MaxSize || len(b) < len(prefix) || string(b[:len(prefix)]) != prefix {
+		return nil, 0
 	}
-	s, err := decodeStatement(protected)
-	if err != nil {
-		return nil, err
+	c := cutter{rest: b[len(prefix):], ok: true}
+	protected := c.take(c.uint(majorBytes))
+	if !c.ok || len(protected) > MaxProtected {
+		return nil, 0
 	}
-	d.statements.put(key, remembered{protected: bytes.Clone(protected), statement: s})
-	return s, nil
+	key = maphash.Bytes(d.seed, protected)
+	if k, ok := d.statements.get(key); ok && bytes.Equal(k.protected, protected) {
+		return k, key
+	}
+	return nil, key
 }
 
 // generations is a bounded map that forgets what was not asked for during its

@@ -24,6 +24,7 @@ func FuzzDecode(f *testing.F) {
 	d := NewDecoder(64)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := Decode(b)
+		_, _ = d.Decode(b) // learns the statement
 		again, againErr := d.Decode(b)
 		if (err == nil) != (againErr == nil) || reason.Of(err) != reason.Of(againErr) {
 			t.Fatalf("alone: %v, with a memory: %v", err, againErr)

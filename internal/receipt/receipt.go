@@ -37,7 +37,7 @@ const (
 
 // Receipt is a decoded telemark.receipt. Its slices are its own: they stay
 // when the bytes that it was decoded from go. A receipt from a [Decoder] shares
-// its Statement with others: do not change it.
+// its Statement and Protected with others: do not change them.
 type Receipt struct {
 	Protected []byte // as signed
 	Statement *Statement

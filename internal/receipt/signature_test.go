@@ -115,10 +115,15 @@ func TestKeysThatDoNotFitTheAlgorithmAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.want, reason.Of(VerifySignature(c.alg, c.pub, message, c.sig)))
 			for range 2 {
-				require.Equal(t, c.want, reason.Of(cache.Verify(c.alg, c.pub, message, c.sig)))
+				require.Equal(t, c.want, reason.Of(verifyBy(cache, c.alg, c.pub, message, c.sig)))
 			}
 		})
 	}
+}
+
+func verifyBy(c *SignatureCache, alg Algorithm, pub crypto.PublicKey, message, sig []byte) error {
+	_, err := c.Verify(alg, pub, message, sig)
+	return err
 }
 
 // ES256 is malleable: (r, n-s) signs what (r, s) signs. Both verify; a block is
@@ -147,14 +152,19 @@ func TestRememberedSignatureDoesNotCoverAnotherPayloadOrKey(t *testing.T) {
 	root := exampleRoot(t, r)
 	message := SigStructure(r.Protected, root)
 	cache := NewSignatureCache(4)
-	require.NoError(t, cache.Verify(ES256, exampleKey(t).Public(), message, r.Signature))
+	statement, err := cache.Verify(ES256, exampleKey(t).Public(), message, r.Signature)
+	require.NoError(t, err)
+	require.Equal(t, StatementHash(message), statement)
+	again, err := cache.Verify(ES256, exampleKey(t).Public(), message, r.Signature)
+	require.NoError(t, err)
+	require.Equal(t, statement, again)
 
 	root[0] ^= 1
 	require.Equal(t, reason.SignatureInvalid, reason.Of(
-		cache.Verify(ES256, exampleKey(t).Public(), SigStructure(r.Protected, root), r.Signature)))
+		verifyBy(cache, ES256, exampleKey(t).Public(), SigStructure(r.Protected, root), r.Signature)))
 	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	require.Equal(t, reason.SignatureInvalid, reason.Of(cache.Verify(ES256, stranger.Public(), message, r.Signature)))
+	require.Equal(t, reason.SignatureInvalid, reason.Of(verifyBy(cache, ES256, stranger.Public(), message, r.Signature)))
 	require.Equal(t, 1, cache.verified.len(), "what is wrong is not remembered")
 
 	// The parts of a key are told apart by their lengths.
@@ -177,7 +187,7 @@ func TestSignatureCacheIsBoundedAndConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for range 3 {
 				for _, s := range all {
-					if cache.Verify(ES256, key.Public(), s.message, s.sig) != nil {
+					if verifyBy(cache, ES256, key.Public(), s.message, s.sig) != nil {
 						panic("a right signature was refused")
 					}
 				}

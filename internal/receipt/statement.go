@@ -252,7 +252,14 @@ const sigContext = "Signature1"
 //
 //	84 | 6a "Signature1" | bstr protected | 40 | 58 20 root
 func SigStructure(protected []byte, root block.Digest) []byte {
-	b := make([]byte, 0, 1+1+len(sigContext)+3+len(protected)+1+2+len(root))
+	return AppendSigStructure(make([]byte, 0, MaxSigStructure-MaxProtected+len(protected)), protected, root)
+}
+
+// MaxSigStructure is the length of the longest Sig_structure of a receipt.
+const MaxSigStructure = 1 + 1 + len(sigContext) + 3 + MaxProtected + 1 + 2 + len(block.Digest{})
+
+// AppendSigStructure appends [SigStructure] to b.
+func AppendSigStructure(b, protected []byte, root block.Digest) []byte {
 	b = appendHead(b, majorArray, 4)
 	b = appendText(b, sigContext)
 	b = appendBytes(b, protected)
@@ -266,7 +273,7 @@ const prevDomain = "telemark-prev-v1\x00"
 //
 //	SHA-256( "telemark-prev-v1" 00 | Sig_structure )
 func StatementHash(sigStructure []byte) block.Digest {
-	b := make([]byte, 0, len(prevDomain)+len(sigStructure))
-	b = append(b, prevDomain...)
+	var space [len(prevDomain) + MaxSigStructure]byte
+	b := append(space[:0], prevDomain...)
 	return sha256.Sum256(append(b, sigStructure...))
 }

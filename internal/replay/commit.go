@@ -35,8 +35,12 @@ type unsaved struct {
 	pages   map[int]struct{}
 	header  bool
 	deletes []string
+	waiting int    // confirmed blocks whose senders wait for it
 	next    *batch // set when somebody waits for it
 }
+
+// enough is how many blocks share a write that is not held back for more of them.
+const enough = 64
 
 func (u *unsaved) empty() bool {
 	return len(u.windows) == 0 && len(u.keys) == 0 && len(u.chains) == 0 && len(u.pages) == 0 && !u.header && len(u.deletes) == 0
@@ -45,6 +49,19 @@ func (u *unsaved) empty() bool {
 // touch notes that the call that holds the lock has changed w and has to wait
 // until that is durable.
 func (l *Local) touch(w *window) {
+	l.note(w)
+	l.waits = true
+}
+
+// hurried is touch for a call that holds up data.
+func (l *Local) hurried(w *window) {
+	l.touch(w)
+	l.hurries = true
+}
+
+// note notes that the call that holds the lock has changed w, which goes with
+// whatever is written next.
+func (l *Local) note(w *window) {
 	if !w.touched {
 		w.touched = true
 		l.touched = append(l.touched, w)
@@ -80,16 +97,22 @@ func (l *Local) erase(record string) {
 	}
 }
 
-// settle ends a call that waits for nothing; it says whether it changed a window.
+// settle ends a call; it says whether it has to wait for what it changed.
 func (l *Local) settle() bool {
-	changed := len(l.touched) > 0
+	waits := l.waits
 	for _, w := range l.touched {
 		w.touched = false
 		w.flights.compact()
 		l.markWindow(w)
 	}
-	l.touched = l.touched[:0]
-	return changed
+	if l.hurries && l.pace != nil {
+		select {
+		case l.hurry <- struct{}{}:
+		default: // somebody is in a hurry already
+		}
+	}
+	l.touched, l.waits, l.hurries = l.touched[:0], false, false
+	return waits
 }
 
 // end ends a call and returns what it has to wait for, nil for nothing.
@@ -126,6 +149,9 @@ func (l *Local) wait(ctx context.Context, b *batch) error {
 		return b.err
 	default:
 	}
+	if l.pace != nil {
+		l.pace(l.hurry)
+	}
 	// The others wait for this write, too: it must not end with our context.
 	l.write(context.WithoutCancel(ctx), b)
 	return b.err
@@ -136,16 +162,26 @@ func (l *Local) write(ctx context.Context, b *batch) {
 	l.mu.Lock()
 	u := l.unsaved
 	l.unsaved = unsaved{}
+	select {
+	case <-l.hurry: // whoever was in one is served now
+	default:
+	}
 	deletes, puts := l.encodeUnsaved(&u)
 	l.mu.Unlock()
 
 	err := l.persister.Batch(ctx, deletes, puts)
+	l.mu.Lock()
+	l.failing = err != nil
 	if err != nil {
-		l.mu.Lock()
 		l.keepUnsaved(&u)
-		l.mu.Unlock()
 		err = fmt.Errorf("write %d window records: %w", len(puts), err)
+	} else {
+		for _, w := range u.windows {
+			w.wrote()
+			w.confirmsOn = w.confirmsOut
+		}
 	}
+	l.mu.Unlock()
 	b.err = err
 	close(b.done)
 }
@@ -186,7 +222,12 @@ func (l *Local) encodeUnsaved(u *unsaved) (deletes []string, puts []Record) {
 		puts = append(puts, Record{key, seal(key, kind, body)})
 	}
 	for _, w := range u.windows {
-		w.dirty = false
+		w.dirty, w.confirmsOut = false, w.confirms
+		if l.closed {
+			w.end()
+		} else {
+			w.advance()
+		}
 		if !w.dead {
 			put(w.record, kindWindow, w.append)
 		}

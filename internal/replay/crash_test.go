@@ -1,10 +1,7 @@
 package replay
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -29,18 +26,25 @@ func TestReplayedBlockAfterRestartIsDuplicate(t *testing.T) {
 }
 
 func TestUnconfirmedBlockAfterRestartIsRedelivery(t *testing.T) {
-	d := newDisk()
-	l := open(t, t0, d)
-	claimAll(t, l, t0, blk(1), blk(2, parts(4, at(0, 1)...)))
-	given := claim1(t, l, t0, blk(3))
-	release(t, l, t0, given)
-	l = open(t, t0, d.reload())
-	out := claimAll(t, l, t0, blk(1), blk(2, parts(4, at(1)...)), blk(2, parts(4, at(3)...)), blk(3))
-	require.True(t, out[0].Redelivery)
-	require.True(t, out[1].Redelivery)
-	require.False(t, out[2].Redelivery, "nobody had claimed this item")
-	require.True(t, out[3].Redelivery, "its delivery had failed")
-	confirm(t, l, t0, out...)
+	for _, orderly := range []bool{true, false} {
+		d := newDisk()
+		l := open(t, t0, d)
+		claimAll(t, l, t0, blk(1), blk(2, parts(4, at(0, 1)...)))
+		given := claim1(t, l, t0, blk(3))
+		release(t, l, t0, given)
+		if orderly {
+			require.NoError(t, l.Close(t.Context()))
+		}
+		l = open(t, t0, d.reload())
+		out := claimAll(t, l, t0, blk(1), blk(2, parts(4, at(1)...)), blk(2, parts(4, at(3)...)), blk(3), blk(4), blk(5000))
+		require.True(t, out[0].Redelivery)
+		require.True(t, out[1].Redelivery)
+		require.True(t, out[3].Redelivery, "its delivery had failed")
+		require.Equal(t, !orderly, out[2].Redelivery, "nobody had claimed this item, which only an orderly end can tell")
+		require.Equal(t, !orderly, out[4].Redelivery, "nor this block")
+		require.False(t, out[5].Redelivery, "far from anything that was reserved")
+		confirm(t, l, t0, out...)
+	}
 }
 
 func TestFarewellLocationAndTimesOutliveAProcess(t *testing.T) {
@@ -57,134 +61,18 @@ func TestMemoryOnlyStoresHaveTheirOwnEpoch(t *testing.T) {
 	require.NotEqual(t, memory(t).StoreEpoch(), memory(t).StoreEpoch())
 }
 
-// promises is what callers were told before the crash.
-type promises struct {
-	confirmed map[string]Block // Confirm returned without error
-	claimed   map[string]Block // Claim returned, no Confirm and no Release was tried
-	free      map[string]Block // never claimed, or Claim failed, or Release returned
-}
-
-func blockName(b *Block) string { return fmt.Sprint(b.KID, b.Epoch, b.Stream, b.No, b.Candidates) }
-
-// crashRun works until the disk fails, as a process that dies there.
-func crashRun(l *Local, r *rand.Rand, steps int) promises {
-	ctx := context.Background()
-	p := promises{map[string]Block{}, map[string]Block{}, map[string]Block{}}
-	now := t0
-	next := map[string]uint64{}
-	for range steps {
-		now = now.Add(time.Duration(r.IntN(5)) * time.Second)
-		if r.IntN(10) == 0 {
-			if _, err := l.Sweep(ctx, now); err != nil {
-				return p
-			}
-		}
-		blocks := crashBlocks(r, next)
-		out, err := l.Claim(ctx, now, blocks)
-		if err != nil {
-			for i := range blocks {
-				p.free[blockName(&blocks[i])] = blocks[i]
-			}
-			return p
-		}
-		var confirms, releases []Claim
-		for i := range out {
-			name := blockName(&blocks[i])
-			switch r.IntN(4) {
-			case 0:
-				p.claimed[name] = blocks[i]
-			case 1:
-				releases = append(releases, out[i].Claim)
-			default:
-				confirms = append(confirms, out[i].Claim)
-			}
-		}
-		if err := l.Release(ctx, now, releases); err != nil {
-			return p
-		}
-		for i := range releases {
-			p.free[blockName(&releases[i].Block)] = releases[i].Block
-		}
-		if _, err := l.Confirm(ctx, now, confirms); err != nil {
-			return p
-		}
-		for i := range confirms {
-			p.confirmed[blockName(&confirms[i].Block)] = confirms[i].Block
-		}
-	}
-	return p
-}
-
-func crashBlocks(r *rand.Rand, next map[string]uint64) []Block {
-	blocks := make([]Block, 1+r.IntN(5))
-	for i := range blocks {
-		stream := fmt.Sprint("s", r.IntN(3))
-		kid := []string{kidA, kidB}[r.IntN(2)]
-		key := kid + stream
-		next[key] += 1 + r.Uint64N(2)
-		blocks[i] = blk(next[key], inStream(stream), signedBy(1), func(b *Block) {
-			b.KID = kid
-			if stream == "s2" { // one fragment of three items
-				b.Total, b.Candidates = 3, at(uint32(r.IntN(3)))
-			}
-		})
-	}
-	return blocks
-}
-
-func (p *promises) check(t *testing.T, l *Local, now time.Time) {
-	t.Helper()
-	for _, b := range p.confirmed {
-		refused(t, l, now, b, reason.Duplicate)
-	}
-	for _, b := range p.claimed {
-		o := claim1(t, l, now, b)
-		require.Empty(t, o.Reason, "%+v was lost", b)
-		require.True(t, o.Redelivery, "%+v may have been delivered", b)
-		confirm(t, l, now, o)
-	}
-	for _, b := range p.free {
-		o := claim1(t, l, now, b)
-		require.Empty(t, o.Reason, "%+v was lost", b)
-		confirm(t, l, now, o)
-	}
-}
-
-func TestCrashAtEveryWriteKeepsThePromises(t *testing.T) {
-	const steps = 25
-	seed := rand.Uint64()
-	for _, applied := range []bool{false, true} {
-		for at := 1; ; at++ {
-			d := newDisk()
-			d.failAt, d.applyLast = at, applied
-			l, _, err := Open(t.Context(), t0, Options{Limits: DefaultLimits(), Persister: d, Random: seeded(1)})
-			if err != nil { // the very first write
-				require.Equal(t, 1, at)
-				continue
-			}
-			p := crashRun(l, rand.New(rand.NewPCG(seed, 3)), steps)
-			finished := d.writes < at
-			after := open(t, t0.Add(time.Hour), d.reload())
-			require.Equal(t, l.StoreEpoch(), after.StoreEpoch())
-			p.check(t, after, t0.Add(time.Hour))
-			if finished {
-				require.Greater(t, at, 2*steps)
-				break
-			}
-			require.NotEmpty(t, p, "seed=%d write=%d applied=%v", seed, at, applied)
-		}
-	}
-}
-
 func TestFailedWriteClaimsNothingAndHeals(t *testing.T) {
 	d := newDisk()
 	l := open(t, t0, d)
 	accept(t, l, t0, blk(1))
 	d.failAt = d.writes + 1
-	_, err := l.Claim(t.Context(), t0, []Block{blk(2), blk(3, parts(4, at(0)...))})
+	_, err := l.Claim(t.Context(), t0, []Block{blk(2), blk(3, parts(4, at(0)...)), blk(5000)})
 	require.ErrorIs(t, err, &reason.Error{Reason: reason.StoreUnavailable})
 	require.ErrorIs(t, err, errDisk)
 	require.Zero(t, status1(t, l, logs).InFlight)
+
+	_, err = l.Claim(t.Context(), t0, []Block{blk(2)})
+	require.Error(t, err, "reserved or not: what is delivered now could not be confirmed")
 
 	d.failAt = 0
 	o := claimAll(t, l, t0, blk(2), blk(3, parts(4, at(0)...)))
@@ -200,7 +88,7 @@ func TestFailedWriteLeavesAnOlderOwnersClaimARedelivery(t *testing.T) {
 	claimAll(t, l, t0, blk(1), blk(2, parts(4, at(0)...)))
 	d.failAt = d.writes + 1
 	later := t0.Add(time.Minute)
-	_, err := l.Claim(t.Context(), later, []Block{blk(1), blk(2, parts(4, at(0)...))})
+	_, err := l.Claim(t.Context(), later, []Block{blk(1), blk(2, parts(4, at(0)...)), blk(5000)})
 	require.Error(t, err)
 	d.failAt = 0
 	for _, o := range claimAll(t, l, later, blk(1), blk(2, parts(4, at(0)...))) {
@@ -215,12 +103,14 @@ func TestFailedConfirmIsWrittenWithTheNextOne(t *testing.T) {
 	d.failAt = d.writes + 1
 	_, err := l.Confirm(t.Context(), t0, []Claim{o.Claim})
 	require.ErrorIs(t, err, &reason.Error{Reason: reason.StoreUnavailable})
-	refused(t, l, t0, blk(1), reason.Duplicate)
+	_, err = l.Claim(t.Context(), t0, []Block{blk(1)})
+	require.ErrorIs(t, err, &reason.Error{Reason: reason.StoreUnavailable}, "no sender hears of success before it is durable")
 	r, err := l.Sweep(t.Context(), t0.Add(time.Minute))
 	require.Error(t, err)
 	require.Equal(t, 1, r.Streams, "the report is valid beside the error")
 	d.failAt = 0
 	sweep(t, l, t0.Add(time.Minute))
+	refused(t, l, t0, blk(1), reason.Duplicate)
 	refused(t, open(t, t0, d.reload()), t0, blk(1), reason.Duplicate)
 }
 

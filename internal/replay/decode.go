@@ -162,6 +162,13 @@ func (w *window) read(r *reader) error {
 		w.partials = append(w.partials, p)
 		w.key.partialBytes += p.bytes()
 	}
+	if r.format > formatOld {
+		reserved := r.uv()
+		if reserved >= maxNumber {
+			r.fail("reserved out of bounds")
+		}
+		w.restore(reserved)
+	}
 	return r.finish()
 }
 

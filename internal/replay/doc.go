@@ -50,9 +50,15 @@
 // not reported as a gap, since the scope cannot know what went before it. The same
 // holds after [Local.Cleanup] removed a window.
 //
-// Durability. [Local] keeps its records through a [Persister]: claims are durable
-// before Claim returns, confirms before Confirm returns, concurrent calls share
-// one write. A record that is missing or damaged means that the store is lost: all of
+// Durability. [Local] keeps its records through a [Persister]: confirms are
+// durable before Confirm returns, and so is, before Claim returns, that what is
+// claimed may be delivered; concurrent calls share one write. Claims are not
+// written one by one: each window is written with a number ahead of its claims,
+// the reservation, up to which they need no write. What a process leaves behind
+// that dies is told from what nobody ever had only roughly then: everything up to
+// the reservation that is not settled is a redelivery when it is claimed. After
+// [Local.Close] it is told exactly. A sender that repeats what is confirmed and not
+// yet durable waits for that, too. While writes fail nothing is claimed. A record that is missing or damaged means that the store is lost: all of
 // it is dropped and a new store epoch is drawn, so that everything signed under
 // nonces of the old one is refused. There is one process per Persister; windows shared
 // by several processes need another implementation of [Store].

@@ -142,6 +142,7 @@ const (
 //	uv closed   | (uv lo - end before | uv len-1) …
 //	uv runs in flight | (uv lo - end before | uv len-1 | u8 flags) …
 //	uv partials | (uv no - no before | partial) …
+//	uv reserved
 //
 // Tokens and leases are not written: after a restart their owners are dead.
 func (w *window) append(b []byte) []byte {
@@ -169,7 +170,7 @@ func (w *window) append(b []byte) []byte {
 		b = p.append(b)
 		end = p.no
 	}
-	return b
+	return binary.AppendUvarint(b, w.reserved)
 }
 
 func (w *window) appendFacts(b []byte) []byte {

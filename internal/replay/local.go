@@ -21,8 +21,11 @@ type Local struct {
 	t         times
 	persister Persister // nil: memory only
 
-	// writing is held by the caller that writes a batch for all who wait.
+	// writing is held by the caller that writes a batch for all who wait, and
+	// while it paces itself.
 	writing chan struct{}
+	pace    func(hurry <-chan struct{})
+	hurry   chan struct{} // has something when a call does not want to wait for others
 
 	mu sync.Mutex
 	// Under mu:
@@ -37,7 +40,10 @@ type Local struct {
 	owed    SweepReport
 	unknown *simplelru.LRU[refusedID, map[reason.Reason]uint64]
 	touched []*window // by the call that holds mu
+	waits   bool      // that call has to wait until they are durable
+	hurries bool      // and the write is not to wait for more to share it
 	unsaved unsaved
+	failing bool // the last write failed
 	closed  bool
 }
 
@@ -48,6 +54,10 @@ type Options struct {
 	Limits    Limits
 	Persister Persister          // nil: windows live as long as the process
 	Random    func([]byte) error // fills the slice, as crypto/rand.Read does
+
+	// Pace is called before each write and may wait, so that more calls share
+	// it, but not when hurry has something. Calls of it do not overlap. nil: no wait.
+	Pace func(hurry <-chan struct{})
 }
 
 // Opened says what was found at Open.
@@ -71,6 +81,8 @@ func Open(ctx context.Context, now time.Time, o Options) (*Local, Opened, error)
 		t:         o.Limits.times(),
 		persister: o.Persister,
 		writing:   make(chan struct{}, 1),
+		pace:      o.Pace,
+		hurry:     make(chan struct{}, 1),
 		started:   now.UnixMilli(),
 		now:       now.UnixMilli(),
 	}
@@ -112,6 +124,7 @@ func (l *Local) StoreEpoch() [4]byte { return l.storeEpoch }
 func (l *Local) Close(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
+	l.endReservations()
 	wait := l.flush()
 	l.mu.Unlock()
 	return l.wait(ctx, wait)
@@ -206,10 +219,20 @@ func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
 		} else {
 			w.lastT = max(w.lastT, b.Issued.UnixMilli())
 		}
-		l.touch(w)
+		if covered := w.covers(b.No); covered && !l.failing {
+			l.note(w)
+		} else {
+			l.hurried(w)
+		}
 	case reason.Duplicate:
 		w.duplicates++
-		l.markWindow(w)
+		if w.confirmsOn == w.confirms {
+			l.note(w)
+		} else {
+			// What was accepted may not be durable yet, and the sender of this one must
+			// not hear of success before it is.
+			l.touch(w)
+		}
 	default:
 	}
 	if o.Reason != reason.WindowFull && o.Reason != reason.Equivocation && w.epoch.chain.learn(s) {
@@ -232,7 +255,7 @@ func (l *Local) undo(out []Outcome) {
 			how = attempted
 		}
 		if w := at.windowOf(&o.Claim.Block); w != nil && w.release(&o.Claim, how) {
-			l.touch(w)
+			l.note(w)
 		}
 	}
 	l.settle()
@@ -266,7 +289,9 @@ func (l *Local) Confirm(ctx context.Context, now time.Time, claims []Claim) (los
 			l.owed.LateFills++
 		}
 		l.touch(w)
+		l.unsaved.waiting++
 	}
+	l.hurries = l.unsaved.waiting >= enough
 	wait := l.end()
 	l.mu.Unlock()
 	if err := l.wait(ctx, wait); err != nil {
@@ -275,8 +300,24 @@ func (l *Local) Confirm(ctx context.Context, now time.Time, claims []Claim) (los
 	return lost, nil
 }
 
-// Release implements Store.
-func (l *Local) Release(ctx context.Context, _ time.Time, claims []Claim) error {
+// endReservations has every window written as it is, so that nothing is called a
+// redelivery that was never claimed.
+func (l *Local) endReservations() {
+	for _, k := range l.keys {
+		for _, e := range k.epochs {
+			for _, w := range e.windows {
+				if w.reserved != w.suspect {
+					l.markWindow(w)
+				}
+			}
+		}
+	}
+}
+
+// Release implements Store. It waits for no write: that a claim was made is
+// durable, and what is claimed again after it was forgotten that it was given
+// back is a redelivery all the same.
+func (l *Local) Release(_ context.Context, _ time.Time, claims []Claim) error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -289,13 +330,10 @@ func (l *Local) Release(ctx context.Context, _ time.Time, claims []Claim) error 
 			continue
 		}
 		if w := at.windowOf(&cl.Block); w != nil && w.release(cl, attempted) {
-			l.touch(w)
+			l.note(w)
 		}
 	}
-	wait := l.end()
+	l.settle()
 	l.mu.Unlock()
-	if err := l.wait(ctx, wait); err != nil {
-		return unavailable(err)
-	}
 	return nil
 }

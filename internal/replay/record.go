@@ -33,8 +33,12 @@ import (
 //
 // EPOCH is the store epoch in hex: what a lost store left behind never mixes
 // with what its successor writes. ID is derived from what the record belongs to.
+//
+// Format 1 had no reservations: its windows list every claim. It is read, and
+// replaced record by record as things change.
 const (
-	format = 1
+	format    = 2
+	formatOld = 1
 
 	kindHeader byte = 'H'
 	kindIndex  byte = 'I'
@@ -61,6 +65,10 @@ func checksum(key string, b []byte) uint32 {
 
 // seal frames a record.
 func seal(key string, kind byte, body func([]byte) []byte) []byte {
+	return sealAs(format, key, kind, body)
+}
+
+func sealAs(format byte, key string, kind byte, body func([]byte) []byte) []byte {
 	b := body(append(make([]byte, 0, 128), format, kind))
 	return binary.BigEndian.AppendUint32(b, checksum(key, b))
 }
@@ -80,10 +88,10 @@ func unseal(key string, kind byte, b []byte) (*reader, error) {
 	if head[0] > format {
 		return nil, fmt.Errorf("%w: %s has format %d, this version knows %d", ErrNewer, key, head[0], format)
 	}
-	if head[0] != format || head[1] != kind {
+	if head[0] < formatOld || head[1] != kind {
 		return nil, fmt.Errorf("%w: %s is of format %d, kind %q", errDamaged, key, head[0], head[1])
 	}
-	return &reader{key: key, b: head[2:]}, nil
+	return &reader{key: key, format: head[0], b: head[2:]}, nil
 }
 
 // recordKey names the record of what these identify.
@@ -118,9 +126,10 @@ func appendFloat(b []byte, f float64) []byte {
 
 // reader reads a body. After the first error it returns zeros; finish tells.
 type reader struct {
-	key string
-	b   []byte
-	err error
+	key    string
+	format byte
+	b      []byte
+	err    error
 }
 
 func (r *reader) fail(what string) {

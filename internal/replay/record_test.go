@@ -87,13 +87,13 @@ func FuzzRecord(f *testing.F) {
 		if len(body) > 1<<12 || hugeCounts(kind, body) {
 			return
 		}
-		encode, err := readRecord(kind, &reader{key: "k", b: body})
+		encode, err := readRecord(kind, &reader{key: "k", format: format, b: body})
 		if err != nil {
 			require.ErrorIs(t, err, errDamaged)
 			return
 		}
 		again := encode(nil)
-		next, err := readRecord(kind, &reader{key: "k", b: again})
+		next, err := readRecord(kind, &reader{key: "k", format: format, b: again})
 		require.NoError(t, err)
 		require.Equal(t, again, next(nil))
 	})

@@ -56,6 +56,7 @@ type Outcome struct {
 	Held int
 	// Redelivery: an earlier owner claimed it and never confirmed: it may have been
 	// delivered before its process died, its lease ended or its delivery failed.
+	// After a crash it may be set for what nobody had, never the other way round.
 	Redelivery bool
 	// Late: the block fills a hole that had been reported. Count it when it is confirmed.
 	Late bool
@@ -68,9 +69,11 @@ type Store interface {
 	// Listen says that scope takes part from now on; known ones are kept as they
 	// are. What was signed long before is then no gap of it. Durable when it returns.
 	Listen(ctx context.Context, now time.Time, scope string) error
-	// Claim judges and claims; durable when it returns. The same block twice
-	// within one call is a duplicate the second time. error: reason
-	// store_unavailable (or the context's), and then nothing was claimed.
+	// Claim judges and claims. When it returns it is durable that what was claimed
+	// may have been delivered, and that duplicates were accepted. The same block
+	// twice within one call is a duplicate the second time. error: reason
+	// store_unavailable (or the context's), and then nothing was claimed. No call
+	// keeps the slices that it is given.
 	Claim(ctx context.Context, now time.Time, blocks []Block) ([]Outcome, error)
 	// Confirm makes claims final; durable when it returns without error. A claim
 	// whose token is unknown or was overtaken is counted in lost and no error for

@@ -15,6 +15,7 @@ type window struct {
 	settled  settled
 	flights  flights
 	partials []*partial // ascending by number
+	reservation
 
 	verified   uint64
 	duplicates uint64
@@ -33,6 +34,10 @@ type window struct {
 	// Not durable.
 	silent  bool
 	refused map[reason.Reason]uint64
+
+	confirms    uint64 // how often something was confirmed
+	confirmsOut uint64 // confirms, in the write that began last
+	confirmsOn  uint64 // confirms that are durable
 
 	record  string // its key in the Persister
 	dirty   bool   // to be written
@@ -98,7 +103,7 @@ func (w *window) claimWhole(c *call, no uint64, o *Outcome) {
 		e.flags |= flightIsolated
 	}
 	w.flights.put(e)
-	o.Claim.Token = c.token
+	o.Claim.Token, o.Redelivery = c.token, no <= w.suspect
 }
 
 // claimFirstPart claims the first fragment of a block. f is what is left of a
@@ -143,6 +148,7 @@ func (w *window) claimPart(c *call, b *Block, p *partial, o *Outcome) {
 	}
 	p.claim(candidates, c, o)
 	o.Late = o.Reason == "" && p.counted
+	o.Redelivery = o.Redelivery || o.Reason == "" && b.No <= w.suspect
 	w.key.partialBytes += p.bytes() - size
 }
 
@@ -260,6 +266,7 @@ func (w *window) confirm(c *call, cl *Claim) (held, late bool) {
 			return false, false
 		}
 		late = f.flags&flightCounted != 0
+		w.confirms++
 		w.flights.remove(f)
 		w.settle(c, &cl.Block, late)
 		return true, late
@@ -275,6 +282,7 @@ func (w *window) confirm(c *call, cl *Claim) (held, late bool) {
 	if !held {
 		return false, false
 	}
+	w.confirms++
 	w.lastSeen, w.silent = max(w.lastSeen, c.now), false
 	if p.done.count() < p.total {
 		return true, false
