@@ -17,6 +17,7 @@ type EKAlgorithm int
 const (
 	EKRSA2048 EKAlgorithm = iota + 1 // L-1
 	EKECCP256                        // L-2
+	EKECCP384                        // H-3
 )
 
 func (a EKAlgorithm) template() (tpm2.TPMTPublic, uint32, error) {
@@ -25,9 +26,35 @@ func (a EKAlgorithm) template() (tpm2.TPMTPublic, uint32, error) {
 		return tpm2.RSAEKTemplate, ekCertificateRSA2048, nil
 	case EKECCP256:
 		return tpm2.ECCEKTemplate, ekCertificateECCP256, nil
+	case EKECCP384:
+		return eccP384EKTemplate, ekCertificateECCP384, nil
 	default:
 		return tpm2.TPMTPublic{}, 0, fmt.Errorf("EK algorithm %d is not known", a)
 	}
+}
+
+// String returns the algorithm as it stands in configurations.
+func (a EKAlgorithm) String() string {
+	switch a {
+	case EKRSA2048:
+		return "rsa2048"
+	case EKECCP256:
+		return "p256"
+	case EKECCP384:
+		return "p384"
+	default:
+		return "unknown"
+	}
+}
+
+// ParseEKAlgorithm reads what String writes.
+func ParseEKAlgorithm(s string) (EKAlgorithm, error) {
+	for _, a := range []EKAlgorithm{EKRSA2048, EKECCP256, EKECCP384} {
+		if s == a.String() {
+			return a, nil
+		}
+	}
+	return 0, fmt.Errorf("%.64q is no algorithm of endorsement keys, want rsa2048, p256 or p384", s)
 }
 
 // The NV indices of EK certificates (TCG EK Credential Profile 2.5, section 2.2.1.4).
@@ -203,43 +230,6 @@ func (k *Key) Certify(ctx context.Context, qualifying []byte) (*Attestation, err
 	})
 }
 
-// maxPCR is the highest PCR of the PC Client profile.
-const maxPCR = 23
-
-// Quote lets the attestation key sign the SHA-256 bank's PCRs of these
-// numbers. qualifying is the verifier's nonce. Part 3, section 18.4, TPM2_Quote.
-func (d *Device) Quote(ctx context.Context, qualifying []byte, pcrs []uint) (*Attestation, error) {
-	if err := checkQualifying(qualifying); err != nil {
-		return nil, err
-	}
-	for _, pcr := range pcrs {
-		if pcr > maxPCR {
-			return nil, fmt.Errorf("PCR %d does not exist, the last one is %d", pcr, maxPCR)
-		}
-	}
-	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
-		Hash:      tpm2.TPMAlgSHA256,
-		PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...),
-	}}}
-	return ask(ctx, d, "quoting", func(l *link) (*Attestation, error) {
-		ak, err := l.attestationKey()
-		if err != nil {
-			return nil, err
-		}
-		defer l.flushQuietly(ak.handle)
-		rsp, err := exec(l, tpm2.Quote{
-			SignHandle:     ak.auth(tpm2.PasswordAuth(nil)),
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
-			InScheme:       keyScheme,
-			PCRSelect:      selection,
-		})
-		if err != nil {
-			return nil, err
-		}
-		return l.attestation(ak, rsp.Quoted.Bytes(), rsp.Signature, tpm2.TPMSTAttestQuote, qualifying)
-	})
-}
-
 // Credential is what TPM2_MakeCredential, or its equivalent in software, made
 // for the Name of the attestation key and the public area of an endorsement key.
 type Credential struct {
@@ -270,7 +260,7 @@ func (d *Device) ActivateCredential(ctx context.Context, c Credential) ([]byte, 
 			return nil, err
 		}
 		defer l.flushQuietly(ek.handle)
-		s, err := l.startPolicy(ek)
+		s, err := l.startEK(ek)
 		if err != nil {
 			return nil, err
 		}
@@ -289,6 +279,16 @@ func (d *Device) ActivateCredential(ctx context.Context, c Credential) ([]byte, 
 		}
 		return rsp.CertInfo.Buffer, nil
 	})
+}
+
+// startEK starts the session that the EK's use is authorised in: templates of
+// the high range let the EK be used with its auth value, which is empty, those
+// of the low range with a policy. The caller ends it.
+func (l *link) startEK(ek *object) (tpm2.Session, error) {
+	if ek.public.ObjectAttributes.UserWithAuth {
+		return l.startSession(ek, nil, encryptAnswer)
+	}
+	return l.startPolicy(ek)
 }
 
 // startPolicy starts a policy session that meets the EK's policy, salted to

@@ -130,7 +130,7 @@ func activate(t *testing.T, d *Device, algorithm EKAlgorithm) (*EK, *AK) {
 func TestActivateCredential(t *testing.T) {
 	t.Parallel()
 	d, k := fixture(t) // with the signing key loaded, so that room is scarce
-	for _, algorithm := range []EKAlgorithm{EKRSA2048, EKECCP256} {
+	for _, algorithm := range []EKAlgorithm{EKRSA2048, EKECCP256, EKECCP384} {
 		ek, ak := activate(t, d, algorithm)
 		for name, bad := range map[string]Credential{
 			"another AK": makeCredential(t, algorithm, ek, k.KID(), []byte("secret")),

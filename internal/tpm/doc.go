@@ -37,8 +37,8 @@
 // # Key hierarchy
 //
 //	endorsement hierarchy                       owner (storage) hierarchy
-//	├─ EK, RSA-2048 or ECC P-256                └─ SRK, ECC P-256 (TCG template)
-//	│  (TCG templates L-1, L-2)                    └─ signing key, ECDSA P-256,
+//	├─ EK, RSA-2048, ECC P-256 or P-384         └─ SRK, ECC P-256 (TCG template)
+//	│  (TCG templates L-1, L-2, H-3)               └─ signing key, ECDSA P-256,
 //	└─ AK, ECDSA P-256, restricted,                   unrestricted, auth value
 //	   primary with a template of its own
 //

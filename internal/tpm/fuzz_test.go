@@ -27,6 +27,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(uint16(0x8001), uint32(0), []byte{})
 	f.Add(uint16(0x8002), uint32(0), []byte{0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0})
 	f.Add(uint16(0x8001), uint32(0x922), []byte{})
+	f.Add(uint16(0x8002), uint32(0), []byte("\x00\x00\x00\x0b\x00\x18\x00\x0b\x00\x01r\x00\x02ss\x00\x00\x01\x00\x00")) // a signature
 	f.Add(uint16(0x8002), uint32(0), bytes.Repeat([]byte{0xFF}, 100))
 	f.Fuzz(func(t *testing.T, tag uint16, rc uint32, body []byte) {
 		answer := binary.BigEndian.AppendUint16(nil, tag)
@@ -51,6 +52,10 @@ func FuzzAnswer(f *testing.F) {
 				if err == nil {
 					_, err = l.attestation(&object{}, rsp.Quoted.Bytes(), rsp.Signature, tpm2.TPMSTAttestQuote, nil)
 				}
+				return err
+			},
+			func(l *link) error {
+				_, err := l.signDigest(tpm2.AuthHandle{Handle: 1, Auth: tpm2.PasswordAuth(nil)}, [32]byte{})
 				return err
 			},
 			func(l *link) error {
