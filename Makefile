@@ -6,12 +6,14 @@ SHELL := /bin/bash
 GO        ?= go
 TOOLS     := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 LINTTOOLS := $(GO) tool -modfile=$(CURDIR)/internal/tools/lint/go.mod
-UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/...
+UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./registryd/...
 FUZZTIME  ?= 30s
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What a binary is made of. The generated sources under build/ are left out.
 SOURCES := $(shell find . -path ./build -prune -o -path ./internal/tools -prune -o -name '*.go' ! -name '*_test.go' -print) go.mod go.sum
+# What is embedded into registryd.
+EMBEDDED := registryd/internal/server/openapi.yaml $(wildcard registryd/internal/store/migrations/* registryd/internal/store/migrations/*/* internal/tdx/*.pem)
 
 export CGO_ENABLED ?= 0
 
@@ -24,7 +26,7 @@ setup: ## install what the machine lacks (apt)
 	@scripts/setup.sh
 
 .PHONY: build
-build: bin/otelcol-telemark bin/telemark ## build the collector and the command line
+build: bin/otelcol-telemark bin/telemark bin/registryd ## build the collector, the command line and the registry
 
 .PHONY: gateway
 gateway: bin/otelcol-stock ## build the stock gateway that tests and demo use
@@ -39,6 +41,9 @@ bin/otelcol-stock: test/e2e/gateway-builder.yaml
 
 bin/telemark: $(SOURCES)
 	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/telemark
+
+bin/registryd: $(SOURCES) $(EMBEDDED)
+	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./registryd
 
 .PHONY: generate
 generate: ## run the code generators

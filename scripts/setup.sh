@@ -21,6 +21,11 @@ for need in "${needs[@]}"; do
 done
 # The race detector links against libc.
 if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
+# Tests of the registry's store start servers of their own. Debian keeps initdb
+# out of PATH.
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null 2>&1; then
+  missing+=(postgresql)
+fi
 
 if ! command -v go >/dev/null 2>&1; then
   echo "setup: go is not installed. Install Go 1.26 or newer and put it on PATH." >&2

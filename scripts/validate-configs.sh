@@ -19,10 +19,13 @@ validate() {
   fi
 }
 validate "$ours" agent.yaml
+validate "$ours" agent.yaml agent-registry.yaml
 validate "$ours" gateway.yaml
 validate "$ours" gateway.yaml gateway-check.yaml
 validate "$ours" collector.yaml
 validate "$ours" collector.yaml collector-quarantine.yaml
+validate "$ours" collector.yaml collector-registry.yaml
+validate "$ours" collector.yaml collector-quarantine.yaml collector-registry.yaml
 validate "$stock" gateway-stock.yaml
 for file in *.yaml; do
   case $validated in

@@ -1,0 +1,112 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+
+	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/registryd/internal/store"
+)
+
+// errDryRun ends the transaction of a trial.
+var errDryRun = errors.New("fleet: dry run")
+
+// Import takes an inventory, as a whole or not at all: with errors, or when it
+// is a dry run, nothing is changed. Machines that were revoked are left alone,
+// since an inventory is imported again and again.
+func (s *Service) Import(ctx context.Context, actor string, r *api.ImportRequest) (*api.ImportResult, error) {
+	if len(r.Machines) == 0 || len(r.Machines) > maxImport {
+		return nil, api.Refuse(api.BadRequest, "an import has 1 to %d machines, this one has %d", maxImport, len(r.Machines))
+	}
+	result := &api.ImportResult{DryRun: r.DryRun, Errors: checkEntries(r.Machines)}
+	if len(result.Errors) > 0 {
+		return result, nil
+	}
+	err := s.update(ctx, actor, func(c *change) error {
+		*result = api.ImportResult{DryRun: r.DryRun}
+		for i := range r.Machines {
+			if err := c.importOne(&r.Machines[i], result); err != nil {
+				if !isRefusal(err) {
+					return err
+				}
+				result.Errors = append(result.Errors, importError(i, err))
+			}
+		}
+		if len(result.Errors) > 0 || r.DryRun {
+			return api.Because(api.Conflict, errDryRun)
+		}
+		if result.Added+result.Changed == 0 {
+			return nil
+		}
+		if err := c.log("machines.import", "", map[string]int{"added": result.Added, "changed": result.Changed}); err != nil {
+			return err
+		}
+		return c.emit("imported")
+	})
+	if err != nil && !errors.Is(err, errDryRun) {
+		return nil, err
+	}
+	return result, nil
+}
+
+// checkEntries looks at what needs no store.
+func checkEntries(entries []api.AllowEntry) []api.ImportError {
+	var (
+		out    []api.ImportError
+		hashes = make(map[string]int, len(entries))
+		names  = make(map[string]int, len(entries))
+	)
+	for i := range entries {
+		e := &entries[i]
+		err := errors.Join(api.CheckEKHash(e.EKHash), api.CheckName(e.Name), api.CheckLabels(e.Labels))
+		if first, twice := hashes[e.EKHash]; err == nil && twice {
+			err = api.Refuse(api.BadRequest, "EK hash %s stands there twice, first as machine %d", e.EKHash, first)
+		}
+		folded := strings.ToLower(e.Name)
+		if first, twice := names[folded]; err == nil && twice {
+			err = api.Refuse(api.NameTaken, "the name %q stands there twice, first as machine %d", e.Name, first)
+		}
+		if err != nil {
+			out = append(out, importError(i, err))
+			continue
+		}
+		hashes[e.EKHash], names[folded] = i, i
+	}
+	return out
+}
+
+func importError(i int, err error) api.ImportError {
+	return api.ImportError{Index: i, Reason: api.ReasonOf(err), Error: err.Error()}
+}
+
+// importOne writes one machine of the inventory, and lets it in when it waits.
+func (c *change) importOne(e *api.AllowEntry, result *api.ImportResult) error {
+	m, err := c.Machine(e.EKHash)
+	known := true
+	if errors.Is(err, store.ErrNotFound) {
+		m, known, err = &store.Machine{EKHash: e.EKHash, CreatedAt: c.at}, false, nil
+	}
+	switch {
+	case err != nil:
+		return err
+	case m.Revoked != "":
+		result.Revoked++
+		return nil
+	case known && m.Allowed && m.Name == e.Name && maps.Equal(m.Labels, e.Labels):
+		result.Unchanged++
+		return nil
+	}
+	if err := freeName(c.Tx, e.Name, e.EKHash); err != nil {
+		return err
+	}
+	m.Name, m.Labels, m.Allowed = e.Name, e.Labels, true
+	m.Membership, m.MembershipBy = api.ByAllowList, c.actor
+	if known {
+		result.Changed++
+	} else {
+		result.Added++
+	}
+	return c.admit(m)
+}

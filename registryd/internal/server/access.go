@@ -1,0 +1,186 @@
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/registryd/internal/auth"
+)
+
+// maxHops bounds X-Forwarded-For.
+const maxHops = 32
+
+// admit finds out who asks, by address and by credentials, before anything of
+// the request but its headers is read.
+func (s *Server) admit(c *call) error {
+	peer := addressOf(c.r.RemoteAddr)
+	c.client = s.clientOf(peer, c.r.Header)
+	if ok, retry := s.perAddress.Allow(bucketOf(c.client), 1, s.o.Now()); !ok {
+		return tooMany(retry, "too many requests from %s", c.client)
+	}
+	if err := http.NewCrossOriginProtection().Check(c.r); err != nil {
+		return api.Refuse(api.Forbidden, "requests from pages of other origins are not taken")
+	}
+	return nil
+}
+
+// authorise holds who asks against the table.
+func (s *Server) authorise(c *call) error {
+	id, err := s.auth.Load().Identify(c.r, s.o.Now())
+	switch {
+	case errors.Is(err, auth.ErrCredentials):
+		return &api.Error{Reason: api.Unauthenticated, Detail: auth.ErrCredentials.Error(), Err: err}
+	case err != nil:
+		return &delayed{&api.Error{Reason: api.Busy, Detail: auth.ErrProvider.Error(), Err: err}, 5 * time.Second}
+	}
+	c.identity = id
+	role, needed := c.route.access.role(s.o.RequireAuth)
+	if !needed {
+		return nil
+	}
+	if role != auth.Viewer && !s.private(c) {
+		return api.Refuse(api.Forbidden, "this call is not taken over plain HTTP from another machine; use TLS")
+	}
+	switch {
+	case id.Roles.Has(role):
+		return nil
+	case id.Anonymous():
+		return api.Refuse(api.Unauthenticated, "this call needs the role %s", c.route.access.roleName())
+	default:
+		return api.Refuse(api.Forbidden, "%.160q has %s, and the call needs %s", id.Name, id.Roles, c.route.access.roleName())
+	}
+}
+
+// roleName is the role's name, of look-ups too.
+func (a access) roleName() string {
+	if a == accessLookup {
+		return string(accessViewer)
+	}
+	return string(a)
+}
+
+// role is what a caller has to have.
+func (a access) role(requireAuth bool) (auth.Role, bool) {
+	switch a {
+	case accessOpen:
+		return 0, false
+	case accessLookup:
+		return auth.Viewer, requireAuth
+	case accessViewer, accessApprover, accessAuditor, accessAdmin:
+		r, err := auth.ParseRole(string(a))
+		return r, err == nil
+	default:
+		// What nobody thought of is for admins.
+		return auth.Admin, true
+	}
+}
+
+// viewer reports whether the caller sees what only viewers see.
+func (c *call) viewer() bool { return c.identity.Roles.Has(auth.Viewer) }
+
+// private reports whether nobody between the caller and us reads along: TLS, or
+// both are this machine. What a trusted proxy on this machine says of the
+// connection to it counts.
+func (s *Server) private(c *call) bool {
+	if c.r.TLS != nil {
+		return true
+	}
+	peer := addressOf(c.r.RemoteAddr)
+	if !peer.IsLoopback() {
+		return false
+	}
+	if c.client.IsLoopback() {
+		return true
+	}
+	scheme := c.r.Header.Values("X-Forwarded-Proto")
+	return len(scheme) == 1 && strings.EqualFold(scheme[0], "https")
+}
+
+// addressOf is the address of host:port, the zero Addr when there is none.
+func addressOf(hostPort string) netip.Addr {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, _ := netip.ParseAddr(host)
+	return a.Unmap().WithZone("")
+}
+
+func (s *Server) trusted(a netip.Addr) bool {
+	for _, p := range s.o.Proxies {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// clientOf is the right-most address that is no trusted proxy: what stands left
+// of it was written by somebody whom nobody knows.
+func (s *Server) clientOf(peer netip.Addr, h http.Header) netip.Addr {
+	if !s.trusted(peer) {
+		return peer
+	}
+	hops := strings.Split(strings.Join(h.Values("X-Forwarded-For"), ","), ",")
+	client := peer
+	for i := len(hops) - 1; i >= max(0, len(hops)-maxHops); i-- {
+		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			// With a port, as some proxies write it.
+			ap, err := netip.ParseAddrPort(strings.TrimSpace(hops[i]))
+			if err != nil {
+				return client
+			}
+			a = ap.Addr()
+		}
+		client = a.Unmap().WithZone("")
+		if !s.trusted(client) {
+			return client
+		}
+	}
+	return client
+}
+
+// bucketOf is what of an address one client can be expected to own: of IPv6 a
+// whole /64.
+func bucketOf(a netip.Addr) string {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return a.String()
+}
+
+// limitSubject limits requests about one key, machine or instance. Whoever is
+// known has a budget of his own, so that nobody else can use it up.
+func (s *Server) limitSubject(c *call, kind, name string) error {
+	sum := sha256.Sum256([]byte(strings.ToLower(name)))
+	key := kind + ":" + hex.EncodeToString(sum[:16]) + ":" + c.identity.Name
+	if ok, retry := s.perKey.Allow(key, 1, s.o.Now()); !ok {
+		return tooMany(retry, "too many requests about this %s", subjectWord[kind])
+	}
+	return nil
+}
+
+var subjectWord = map[string]string{"kid": "key", "pubkey": "instance", "ek": "machine"}
+
+func tooMany(retry time.Duration, format string, args ...any) error {
+	return &delayed{api.Refuse(api.RateLimited, "%s", fmt.Sprintf(format, args...)), retry}
+}
+
+// allowedLog notes what changes the fleet.
+func (c *call) allowedLog(what, subject string) {
+	c.server.o.Logger.Info("Done.", zap.String("action", what), zap.String("subject", subject),
+		zap.String("identity", c.identity.Name), zap.String("client", c.peer()))
+}

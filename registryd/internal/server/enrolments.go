@@ -1,0 +1,55 @@
+package server
+
+import (
+	"encoding/hex"
+	"net/http"
+
+	"github.com/telemark-otel/telemark/internal/registry/api"
+)
+
+func (s *Server) enrol(c *call) error {
+	var r api.EnrolmentStart
+	if err := c.decode(&r); err != nil {
+		return err
+	}
+	if err := s.limitMachine(c, &r); err != nil {
+		return err
+	}
+	var challenge *api.Challenge
+	err := s.gate.run(c.r.Context(), "tpm_start", func() (err error) {
+		challenge, err = s.o.Enrolment.Start(c.r.Context(), &r)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, challenge)
+}
+
+func (s *Server) enrolComplete(c *call) error {
+	var r api.EnrolmentComplete
+	if err := c.decode(&r); err != nil {
+		return err
+	}
+	if err := s.limitMachine(c, &r.EnrolmentStart); err != nil {
+		return err
+	}
+	var e *api.Enrolment
+	err := s.gate.run(c.r.Context(), "tpm_complete", func() (err error) {
+		e, err = s.o.Enrolment.Complete(c.r.Context(), &r, c.peer())
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case e.State == api.StatePending:
+		return c.json(http.StatusAccepted, e)
+	default:
+		return c.json(http.StatusOK, e)
+	}
+}
+
+// limitMachine limits attempts for one endorsement key, as it was sent.
+func (s *Server) limitMachine(c *call, r *api.EnrolmentStart) error {
+	return s.limitSubject(c, "ek", hex.EncodeToString(r.EK))
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/telemark-otel/telemark/registryd/internal/config"
+)
+
+// version is set by the linker (-X main.version=…).
+var version string
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the work could not be done, or the registry is not healthy
+	exitUsage  = 2 // the command line or a file that it names is wrong
+)
+
+// failure is an error that no other command line would avoid.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return failure{err}
+}
+
+const rootLong = `registryd is the registry: it enrols machines by their TPM and instances by
+their TDX quote, keeps who is who and the policies, and tells verifying
+collectors under its signature.
+
+Each flag has an environment variable, which its help shows; the flag comes
+first. Files are read again on SIGHUP: certificates, the auth file, EK roots.
+
+Exit codes: 0 done, 1 it could not be done, 2 wrong usage or configuration.`
+
+const rootExample = `  registryd --db registry.db --ek-roots /etc/telemark/ek-roots --auth-file auth.yaml
+  registryd token collector-fra --role viewer >> auth.yaml
+  registryd key show --key-file registry-key.pem > registry.pub
+  registryd healthcheck --url https://registry.example:3000 --ca ca.crt`
+
+func newRoot(out, errOut io.Writer) *cobra.Command {
+	c := &config.Config{}
+	root := &cobra.Command{
+		Use:           "registryd",
+		Short:         "The registry of telemark: who is who, proven by the hardware",
+		Long:          rootLong,
+		Example:       rootExample,
+		Version:       versionOf(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd, c) },
+	}
+	root.SetOut(out)
+	root.SetErr(errOut)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	config.Flags(root.Flags(), c)
+	root.AddCommand(newServe(), newToken(), newKey(), newHealthcheck())
+	return root
+}
+
+func newServe() *cobra.Command {
+	c := &config.Config{}
+	cmd := &cobra.Command{
+		Use:     "serve",
+		Short:   "Serve (what registryd does without a command, too)",
+		Example: "  registryd serve --listen :3000 --tls-cert registry.crt --tls-key registry.key --auth-file auth.yaml",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd, c) },
+	}
+	config.Flags(cmd.Flags(), c)
+	return cmd
+}
+
+// run executes the command line and returns the exit code.
+func run(args []string, out, errOut io.Writer) int {
+	root := newRoot(out, errOut)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(context.Background())
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, new(failure)):
+		say(errOut, "registryd: %v", err)
+		return exitFailed
+	default:
+		say(errOut, "registryd: %v", err)
+		say(errOut, "Run '%s --help' for usage.", cmd.CommandPath())
+		return exitUsage
+	}
+}
+
+// say writes lines for people; what cannot be written to a closed pipe is lost.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+
+func versionOf() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "dev"
+}

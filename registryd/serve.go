@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/netutil"
+
+	"github.com/telemark-otel/telemark/registryd/internal/config"
+	"github.com/telemark-otel/telemark/registryd/internal/server"
+	"github.com/telemark-otel/telemark/registryd/internal/tlsfiles"
+)
+
+// Times of the listener.
+const (
+	headerTimeout = 5 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
+	drainTimeout  = 20 * time.Second
+	startTimeout  = time.Minute
+)
+
+// serve runs the registry until it is told to end.
+func serve(cmd *cobra.Command, c *config.Config) error {
+	if err := config.FromEnvironment(cmd.Flags()); err != nil {
+		return err
+	}
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	logger, err := newLogger(c.LogLevel)
+	if err != nil {
+		return err
+	}
+	defer logger.Sync() //nolint:errcheck // standard error may be a terminal
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	p, err := open(ctx, c, logger)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return failed(p.listen(ctx))
+}
+
+func newLogger(level string) (*zap.Logger, error) {
+	conf := zap.NewProductionConfig()
+	parsed, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %.32q: want debug, info, warn or error", level)
+	}
+	conf.Level = zap.NewAtomicLevelAt(parsed)
+	conf.EncoderConfig.EncodeTime = zapcore.RFC3339TimeEncoder
+	conf.EncoderConfig.TimeKey = "time"
+	conf.DisableCaller, conf.DisableStacktrace = true, true
+	return conf.Build()
+}
+
+// listen serves until ctx ends, and drains then.
+func (p *program) listen(ctx context.Context) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	// A second listener on the port would be a mistake to be told, so that
+	// nothing runs before there is one.
+	ln, err := net.Listen("tcp", p.config.Address()) //nolint:noctx // there is nothing to wait for
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	ln = netutil.LimitListener(ln, p.config.MaxConnections)
+	background.Go(func() { p.server.Run(work) })
+	background.Go(func() { p.keepHouse(work) })
+	background.Go(func() { p.reloadOnChange(work) })
+
+	srv := newHTTP(p.server, p.tls, p.logger)
+	served := make(chan error, 1)
+	background.Go(func() {
+		if p.tls != nil {
+			served <- srv.ServeTLS(ln, "", "")
+			return
+		}
+		served <- srv.Serve(ln)
+	})
+	p.logger.Info("Serving.", zap.String("address", ln.Addr().String()), zap.Bool("tls", p.tls != nil),
+		zap.String("store", p.store.Kind()), zap.String("version", versionOf()), zap.Strings("off", p.off))
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	p.logger.Info("Ending: requests that run are let through.")
+	p.server.Stop()
+	drain, end := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer end()
+	if err := srv.Shutdown(drain); err != nil {
+		p.logger.Warn("Not all requests came to their end.", zap.Error(err))
+		_ = srv.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+func newHTTP(s *server.Server, files *tlsfiles.Files, logger *zap.Logger) *http.Server {
+	std, _ := zap.NewStdLogAt(logger.Named("http"), zap.DebugLevel) // fails for levels that do not exist
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          std,
+		// Bodies and answers have deadlines of their own, since streams go on.
+	}
+	if files != nil {
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: files.Config}
+	}
+	return srv
+}
