@@ -41,6 +41,14 @@ type Entry struct {
 
 	Labels map[string]string `json:"labels,omitempty"`
 
+	// Evidence says how well it is known that the key is in a TPM: chain,
+	// vouched or unproven_tpm. Absent it is vouched, since whoever writes a key
+	// into a file vouches for it.
+	Evidence string `json:"evidence,omitempty"`
+	// RequireEvidence replaces the default when it is there: genuine refuses
+	// what an unproven key signs, any lets it pass with that verdict.
+	RequireEvidence string `json:"require_evidence,omitempty"`
+
 	// Bind replaces the default bindings, as a whole, when it is there.
 	Bind         map[string]string `json:"bind,omitempty"`
 	BindRequired []string          `json:"bind_required,omitempty"`
@@ -60,6 +68,25 @@ type Location struct {
 	Mode        string          `json:"mode,omitempty"`
 }
 
+// ParseEntry reads one key, as strictly as a whole file. What it does not say of
+// its policy is taken from defaults.
+func ParseEntry(content []byte, defaults *policy.Policy) (*verdict.Key, error) {
+	if len(content) > MaxEntry {
+		return nil, fmt.Errorf("a key has at most %d bytes", MaxEntry)
+	}
+	var e Entry
+	if err := decodeStrictly(content, &e); err != nil {
+		return nil, err
+	}
+	return e.key(defaults)
+}
+
+// CheckPolicy judges what the entry says of its policy, and nothing else of it.
+func (e *Entry) CheckPolicy() error {
+	_, err := e.policy(&policy.Policy{})
+	return err
+}
+
 func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
 	kid, err := hex.DecodeString(e.KID)
 	if err != nil || len(kid) != kidLen || kid[0] != 0x00 || kid[1] != 0x0b {
@@ -72,6 +99,12 @@ func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
 		return nil, fmt.Errorf(`"labels" holds %d labels, at most %d are allowed`, len(e.Labels), maxLabels)
 	}
 	k := &verdict.Key{KID: string(kid), Name: e.Name, Labels: e.Labels, Revoked: e.Revoked}
+	k.Evidence = policy.Vouched
+	if e.Evidence != "" {
+		if k.Evidence, err = policy.ParseEvidence(e.Evidence); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.publicKey(k); err != nil {
 		return nil, err
 	}
@@ -131,11 +164,16 @@ func (e *Entry) validity(k *verdict.Key) error {
 }
 
 func (e *Entry) policy(defaults *policy.Policy) (*policy.Policy, error) {
-	if e.Bind == nil && e.BindRequired == nil && e.Freshness == "" && e.Location == nil {
+	if e.Bind == nil && e.BindRequired == nil && e.Freshness == "" && e.Location == nil && e.RequireEvidence == "" {
 		return defaults, nil
 	}
 	p := *defaults
 	var err error
+	if e.RequireEvidence != "" {
+		if p.Genuine, err = policy.ParseRequireEvidence(e.RequireEvidence); err != nil {
+			return nil, fmt.Errorf(`"require_evidence": %w`, err)
+		}
+	}
 	if e.Bind != nil || e.BindRequired != nil {
 		if p.Bind, err = policy.ParseBind(e.Bind, e.BindRequired); err != nil {
 			return nil, fmt.Errorf(`"bind": %w`, err)

@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -21,10 +22,12 @@ import (
 	"github.com/telemark-otel/telemark/internal/verdict"
 )
 
-// MaxSize bounds the file in bytes, MaxKeys the keys in it.
+// MaxSize bounds the file in bytes, MaxKeys the keys in it, MaxEntry a key
+// that comes alone.
 const (
-	MaxSize = 64 << 20
-	MaxKeys = 100_000
+	MaxSize  = 64 << 20
+	MaxKeys  = 100_000
+	MaxEntry = 1 << 20
 )
 
 // Set is the content of one file, immutable. It is a verdict.KeySource.
@@ -93,18 +96,26 @@ func (e *Entry) title(i int) string {
 }
 
 func (s *Set) index(k *verdict.Key) {
-	for i := range k.Policy.Bind {
-		b := &k.Policy.Bind[i]
-		value, ok := b.Value(k.Name, k.Labels)
-		if !ok {
-			continue
-		}
-		values := s.named[b.Attribute]
+	for attribute, value := range NamesOf(k) {
+		values := s.named[attribute]
 		if values == nil {
 			values = map[string]struct{}{}
-			s.named[b.Attribute] = values
+			s.named[attribute] = values
 		}
-		values[strings.ToLower(value)] = struct{}{}
+		values[value] = struct{}{}
+	}
+}
+
+// NamesOf yields each bound attribute with the value, in lower case, by which
+// it names the machine of this key.
+func NamesOf(k *verdict.Key) iter.Seq2[string, string] {
+	return func(yield func(attribute, value string) bool) {
+		for i := range k.Policy.Bind {
+			b := &k.Policy.Bind[i]
+			if value, ok := b.Value(k.Name, k.Labels); ok && !yield(b.Attribute, strings.ToLower(value)) {
+				return
+			}
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +174,8 @@ func TestParseRefusesAndNamesKeyAndWayOut(t *testing.T) {
 		"superseded without end": {func(e *Entry) { e.Revoked = verdict.Superseded }, `"not_after"`},
 		"bind to nothing":        {func(e *Entry) { e.Bind = map[string]string{"host.name": "hostname"} }, `"bind"`},
 		"freshness":              {func(e *Entry) { e.Freshness = "new" }, "live, stale or sequence"},
+		"evidence":               {func(e *Entry) { e.Evidence = "genuine" }, "chain, vouched or unproven_tpm"},
+		"require evidence":       {func(e *Entry) { e.RequireEvidence = "chain" }, `"require_evidence"`},
 		"location of nothing":    {func(e *Entry) { no := false; e.Location = &Location{Required: &no} }, "no effect"},
 		"location max_age":       {func(e *Entry) { e.Location = &Location{MaxAge: "10"} }, `"max_age"`},
 		"location within":        {func(e *Entry) { e.Location = &Location{Within: json.RawMessage(`{"type":"Point"}`)} }, `"within"`},
@@ -275,4 +278,61 @@ func FuzzParse(f *testing.F) {
 			require.NotNil(t, k.Public)
 		}
 	})
+}
+
+// TestWhoWritesAKeyDownVouchesForIt: evidence is claimed by those who have it.
+func TestWhoWritesAKeyDownVouchesForIt(t *testing.T) {
+	for said, want := range map[string]policy.Evidence{
+		"": policy.Vouched, "vouched": policy.Vouched, "chain": policy.Chain, "unproven_tpm": policy.Unproven,
+	} {
+		e := entry(t, "edge-a")
+		e.Evidence = said
+		s, err := Parse("keys.json", marshal(t, e), defaults)
+		require.NoError(t, err)
+		require.Equal(t, want, s.Keys()[0].Evidence, said)
+		require.Equal(t, want.Genuine(), said != "unproven_tpm")
+	}
+	e := entry(t, "edge-a")
+	e.RequireEvidence = "genuine"
+	s, err := Parse("keys.json", marshal(t, e), defaults)
+	require.NoError(t, err)
+	require.True(t, s.Keys()[0].Policy.Genuine)
+	require.False(t, defaults.Genuine)
+	strict := *defaults
+	strict.Genuine = true
+	e.RequireEvidence = "any"
+	s, err = Parse("keys.json", marshal(t, e), &strict)
+	require.NoError(t, err)
+	require.False(t, s.Keys()[0].Policy.Genuine)
+}
+
+func TestEntryAloneIsReadAsStrictly(t *testing.T) {
+	good, err := json.Marshal(entry(t, "edge-a"))
+	require.NoError(t, err)
+	k, err := ParseEntry(good, defaults)
+	require.NoError(t, err)
+	require.Equal(t, "edge-a", k.Name)
+	for name, content := range map[string]string{
+		"empty":         "",
+		"null":          "null",
+		"list":          "[" + string(good) + "]",
+		"file":          `{"keys":[` + string(good) + `]}`,
+		"unknown":       `{"x":1,` + string(good[1:]),
+		"member twice":  `{"name":"edge-b",` + string(good[1:]),
+		"twice by case": `{"NAME":"edge-b",` + string(good[1:]),
+		"trailing":      string(good) + "{}",
+		"too large":     strings.Repeat(" ", MaxEntry) + string(good),
+	} {
+		_, err := ParseEntry([]byte(content), defaults)
+		require.Error(t, err, name)
+	}
+}
+
+func TestNamesOfAKeyAreThoseItBinds(t *testing.T) {
+	e := entry(t, "Edge-A")
+	e.Labels = map[string]string{"site": "Berlin"}
+	e.Bind = map[string]string{"host.name": "name", "site": "label:site", "rack": "label:rack"}
+	s, err := Parse("keys.json", marshal(t, e), defaults)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"host.name": "edge-a", "site": "berlin"}, maps.Collect(NamesOf(s.Keys()[0])))
 }

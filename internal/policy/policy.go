@@ -1,5 +1,5 @@
 // Package policy says what an authentic block must fulfil beyond being
-// authentic: that its resource names the machine of its key and no other
+// authentic: that its key is known to be in a TPM (evidence), that its resource names the machine of its key and no other
 // (bind), that it was signed recently enough (freshness), and that the machine
 // asserted a position that is allowed (location, with areas as GeoJSON
 // geometries of RFC 7946). It is the relying party's appraisal policy in the
@@ -73,6 +73,9 @@ func ParseFreshness(s string) (Freshness, error) {
 // Policy is what is demanded of the blocks of one key. It is immutable once in
 // use and may be shared by keys.
 type Policy struct {
+	// Genuine refuses what keys sign whose evidence is Unproven.
+	Genuine bool
+
 	Bind []Binding
 
 	// Freshness is the least that is accepted. With Sequence, statements
@@ -105,6 +108,7 @@ type Attributes interface {
 type Facts struct {
 	Name       string            // of the key
 	Labels     map[string]string // of the key
+	Evidence   Evidence          // of the key
 	Attributes Attributes
 	Freshness  Freshness
 	Location   *block.Location
@@ -115,6 +119,9 @@ type Facts struct {
 
 // Judge returns nil when f is allowed, else a *reason.Error of class policy.
 func (p *Policy) Judge(f *Facts) error {
+	if p.Genuine && !f.Evidence.Genuine() {
+		return reason.New(reason.UnprovenTPM, "evidence genuine is required, a join token alone vouches for the key")
+	}
 	for i := range p.Bind {
 		if err := p.Bind[i].judge(f); err != nil {
 			return err

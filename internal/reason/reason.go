@@ -79,6 +79,7 @@ const (
 	// Key.
 	UnknownKey        Reason = "unknown_key"
 	KeyUnavailable    Reason = "key_unavailable"
+	KeyPending        Reason = "key_pending"
 	KeyRevoked        Reason = "key_revoked"
 	KeyExpired        Reason = "key_expired"
 	AlgorithmMismatch Reason = "algorithm_mismatch"
@@ -106,6 +107,7 @@ const (
 	SignatureInvalid Reason = "signature_invalid"
 
 	// Policy.
+	UnprovenTPM              Reason = "unproven_tpm"
 	IdentityMismatch         Reason = "identity_mismatch"
 	NotFresh                 Reason = "not_fresh"
 	LocationMissing          Reason = "no_location"
@@ -157,6 +159,7 @@ var table = []entry{
 	{NonceFuture, ClassForged, "The nonce was issued in this verifier's future. Check the clocks of the nonce servers."},
 	{UnknownKey, ClassForged, "No key with this id is trusted here. Enrol the machine or add its key to keys.file (`telemark key show` prints it)."},
 	{KeyUnavailable, ClassTransient, "Whether this key is trusted could not be found out, since the key source does not answer. The block waits."},
+	{KeyPending, ClassPolicy, "The registry knows the key, and nobody has approved its machine yet. Approve it (`telemark fleet approve`), or put it on the allow-list."},
 	{KeyRevoked, ClassPolicy, "The key was revoked."},
 	{KeyExpired, ClassPolicy, "The key's lease has run out, or has not begun. The machine has to attest again."},
 	{AlgorithmMismatch, ClassForged, "The receipt's algorithm is not the one recorded for its key."},
@@ -178,6 +181,7 @@ var table = []entry{
 	{TooDeep, ClassForged, "Attribute values are nested deeper than 64 levels."},
 	{EntityRefs, ClassForged, "The resource carries entity references that the digest does not cover."},
 	{SignatureInvalid, ClassForged, "The signature is not the key's over this statement and tree: receipt, stream, number or proof were changed, or another key signed."},
+	{UnprovenTPM, ClassPolicy, "Nothing proves that the key is in a genuine TPM: a join token alone vouches for the machine. Such blocks pass under this verdict, unless policy requires evidence `genuine`; then they are refused."},
 	{IdentityMismatch, ClassPolicy, "The resource names another machine than the key's. Compare the bound attribute with the key's name."},
 	{NotFresh, ClassPolicy, "The nonce is older than policy allows for this key."},
 	{LocationMissing, ClassPolicy, "Policy requires a location, and the receipt has none."},

@@ -113,6 +113,16 @@ var attacks = []struct {
 		before: func(_ *testing.T, b *bench) { b.judge.Keys = noKeys{} },
 	},
 	{
+		name: "machine that waits for approval", want: reason.KeyPending,
+		before: func(_ *testing.T, b *bench) { *b.key = verdict.Key{KID: b.key.KID, Pending: true} },
+	},
+	{
+		name: "unproven TPM where a genuine one is required", want: reason.UnprovenTPM,
+		before: func(_ *testing.T, b *bench) {
+			b.key.Policy = &policy.Policy{Genuine: true, Bind: []policy.Binding{{Attribute: "host.name", Label: "site"}}}
+		},
+	},
+	{
 		name: "key revoked", want: reason.KeyRevoked,
 		before: func(_ *testing.T, b *bench) { b.key.Revoked = "stolen" },
 	},

@@ -3,6 +3,7 @@ package verdict
 import (
 	"iter"
 	"slices"
+	"sync"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/policy"
@@ -69,6 +70,9 @@ func comparesContent(r reason.Reason) bool {
 	}
 }
 
+// sigStructures are buffers; what is written to them is public.
+var sigStructures = sync.Pool{New: func() any { return new([receipt.MaxSigStructure]byte) }}
+
 // signature verifies the statement over the root that leads to d.
 func (j *Judge) signature(v *Verdict, signal block.Signal, tolerances block.Tolerance) error {
 	r := v.Receipt
@@ -88,11 +92,14 @@ func (j *Judge) signature(v *Verdict, signal block.Signal, tolerances block.Tole
 	if err != nil {
 		return err
 	}
-	sig := receipt.SigStructure(r.Protected, root)
-	if err := j.Signatures.Verify(v.Key.Algorithm, v.Key.Public, sig, r.Signature); err != nil {
+	space := sigStructures.Get().(*[receipt.MaxSigStructure]byte)
+	defer sigStructures.Put(space)
+	sig := receipt.AppendSigStructure(space[:0], r.Protected, root)
+	statement, err := j.Signatures.Verify(v.Key.Algorithm, v.Key.Public, sig, r.Signature)
+	if err != nil {
 		return err
 	}
-	v.Statement = receipt.StatementHash(sig)
+	v.Statement = statement
 	return nil
 }
 

@@ -103,6 +103,9 @@ func (j *Judge) key(v *Verdict, now time.Time) error {
 		return reason.New(reason.UnknownKey, "kid %x", s.KID)
 	}
 	v.Key = k
+	if k.Pending {
+		return reason.New(reason.KeyPending, "the machine waits for approval")
+	}
 	if k.Revoked != "" && k.Revoked != Superseded {
 		return reason.New(reason.KeyRevoked, "%s", k.Revoked)
 	}
@@ -175,6 +178,7 @@ func (v *Verdict) judgePolicy(attributes policy.Attributes) error {
 	return v.Key.Policy.Judge(&policy.Facts{
 		Name:       v.Key.Name,
 		Labels:     v.Key.Labels,
+		Evidence:   v.Key.Evidence,
 		Attributes: attributes,
 		Freshness:  v.Freshness,
 		Location:   s.Location,

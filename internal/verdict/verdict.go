@@ -40,6 +40,8 @@ type Key struct {
 	NotAfter  time.Time // zero: for ever
 	Revoked   string    // why, "" if not
 	Labels    map[string]string
+	Evidence  policy.Evidence
+	Pending   bool           // known, and trusted by nobody yet; only KID is set then
 	Policy    *policy.Policy // never nil
 }
 
@@ -62,9 +64,10 @@ type NonceAuthority interface {
 }
 
 // Signatures checks a signature over a Sig_structure, and may remember the
-// outcome of the curve arithmetic; *receipt.SignatureCache is one.
+// outcome of the curve arithmetic; *receipt.SignatureCache is one. It keeps
+// nothing of what it is given, and returns receipt.StatementHash of it.
 type Signatures interface {
-	Verify(alg receipt.Algorithm, pub crypto.PublicKey, sigStructure, sig []byte) error
+	Verify(alg receipt.Algorithm, pub crypto.PublicKey, sigStructure, sig []byte) (statement block.Digest, err error)
 }
 
 // Content is the block as it arrived; digest.Block is one.

@@ -50,6 +50,7 @@ type Config struct {
 	// Modes check and strip do without.
 	Nonce *component.ID `mapstructure:"nonce"`
 
+	// Keys says which keys are trusted: exactly one of its file and registry.
 	Keys KeysConfig `mapstructure:"keys"`
 
 	// Unsigned says what becomes of blocks without receipt: drop, tag or pass.
@@ -67,6 +68,8 @@ type Config struct {
 	// BindRequired are those bound attributes that every resource must have.
 	BindRequired []string        `mapstructure:"bind_required"`
 	Freshness    FreshnessConfig `mapstructure:"freshness"`
+	// RequireEvidence says what must be known of a key's TPM: genuine, or any.
+	RequireEvidence string `mapstructure:"require_evidence"`
 	// Location is the location policy, none when nil.
 	Location *LocationConfig `mapstructure:"location"`
 	Enrich   EnrichConfig    `mapstructure:"enrich"`
@@ -83,14 +86,6 @@ type Config struct {
 	InFlightWait time.Duration `mapstructure:"in_flight_wait"`
 
 	RefusalLog RefusalLogConfig `mapstructure:"refusal_log"`
-}
-
-// KeysConfig says which keys are trusted.
-type KeysConfig struct {
-	// File is the path of the key file.
-	File string `mapstructure:"file"`
-	// RefreshInterval is how often the file is looked at; at least 100 ms.
-	RefreshInterval time.Duration `mapstructure:"refresh_interval"`
 }
 
 // FreshnessConfig is the default freshness policy.
@@ -143,8 +138,6 @@ type RefusalLogConfig struct {
 // Errors of Validate, one for each rule.
 var (
 	ErrMode         = errors.New("mode must be enforce, observe, check or strip")
-	ErrKeys         = errors.New("keys::file must name the key file (`telemark key show` prints what to put in)")
-	ErrRefresh      = errors.New("keys::refresh_interval must be 100ms or more")
 	ErrUnsigned     = errors.New("unsigned must be drop, tag or pass")
 	ErrUnsignedTag  = errors.New("unsigned: tag and pass need attributes::verdict, or verified data could not be told from unsigned data")
 	ErrCheckTag     = errors.New("unsigned: tag does not go with mode check, which adds nothing; take drop or pass")
@@ -155,6 +148,7 @@ var (
 	ErrCheckBeats   = errors.New("heartbeats: drop does not go with mode check: the verifier behind it would see gaps")
 	ErrObserve      = errors.New("mode observe needs attributes::verdict, or refused data could not be told from verified data")
 	ErrBind         = errors.New("bind is wrong")
+	ErrEvidence     = errors.New("require_evidence must be genuine or any")
 	ErrRequire      = errors.New("freshness::require must be live, stale or sequence")
 	ErrLiveWithin   = errors.New("freshness::live_within must be above 0")
 	ErrLocation     = errors.New("location is wrong")
@@ -171,7 +165,6 @@ var (
 const (
 	maxScope        = 256
 	maxInFlightWait = time.Minute
-	minRefresh      = 100 * time.Millisecond
 )
 
 // Validate checks every rule and names all that are broken.
@@ -194,6 +187,9 @@ func (c *Config) policy() (*policy.Policy, error) {
 	}
 	if p.Freshness, err = policy.ParseFreshness(c.Freshness.Require); err != nil {
 		errs = append(errs, fmt.Errorf("%w, not %q", ErrRequire, c.Freshness.Require))
+	}
+	if p.Genuine, err = policy.ParseRequireEvidence(c.RequireEvidence); err != nil {
+		errs = append(errs, fmt.Errorf("%w, not %.64q", ErrEvidence, c.RequireEvidence))
 	}
 	if c.Freshness.LiveWithin <= 0 {
 		errs = append(errs, fmt.Errorf("%w, not %v", ErrLiveWithin, c.Freshness.LiveWithin))

@@ -32,34 +32,46 @@ func TestConfigurationsAreRead(t *testing.T) {
 	require.Equal(t, want, load(t, "tpmverify"))
 	require.Equal(t, ModeStrip, load(t, "tpmverify/strip").Mode)
 
+	want = createDefaultConfig().(*Config)
+	reg := want.Keys.Registry.GetOrInsertDefault()
+	reg.Endpoint, reg.PinFile, reg.Cache = "https://registry:3000", "/etc/telemark/registry.pub", "/var/lib/telemark/registry.cache"
+	reg.TLS.CAFile = "/etc/telemark/certs/ca.crt"
+	reg.Timeout, reg.Refresh, reg.MaxStale, reg.Skew = 3*time.Second, 2*time.Second, 10*time.Minute, time.Minute
+	require.Equal(t, want, load(t, "tpmverify/registry"))
+
 	all := load(t, "tpmverify/all")
 	second, no := component.MustNewIDWithName("nonce", "second"), false
 	file := component.MustNewID("file_storage")
+	keys := defaultKeys()
+	keys.File, keys.RefreshInterval = "keys.json", 30*time.Second
 	within := all.Location.Within
 	all.Location.Within = nil
 	require.Equal(t, &Config{
 		Mode:         ModeObserve,
 		Emit:         EmitRefused,
 		Nonce:        &second,
-		Keys:         KeysConfig{File: "keys.json", RefreshInterval: 30 * time.Second},
+		Keys:         keys,
 		Unsigned:     UnsignedTag,
 		Receipts:     ReceiptsKeep,
 		Heartbeats:   HeartbeatsDrop,
 		Bind:         map[string]string{"host.name": "name", "site": "label:site"},
 		BindRequired: []string{"host.name"},
 		Freshness:    FreshnessConfig{Require: "live", LiveWithin: 2 * time.Minute},
-		Location:     &LocationConfig{Required: &no, Sources: []string{"gpsd", "static"}, MaxAge: 10 * time.Minute, MaxAccuracy: 100, Mode: "centre"},
-		Enrich:       EnrichConfig{Action: EnrichPrefix, Prefix: "gateway."},
-		Attributes:   AttributesConfig{Verdict: true, ID: true, KID: true, Freshness: true, Location: true},
-		Scope:        "audit",
-		Park:         ParkConfig{Storage: &file, MaxBytes: 1_000_000, Wait: time.Hour},
-		InFlightWait: time.Second,
-		RefusalLog:   RefusalLogConfig{Burst: 1, Interval: 10 * time.Second},
+
+		RequireEvidence: "genuine",
+		Location:        &LocationConfig{Required: &no, Sources: []string{"gpsd", "static"}, MaxAge: 10 * time.Minute, MaxAccuracy: 100, Mode: "centre"},
+		Enrich:          EnrichConfig{Action: EnrichPrefix, Prefix: "gateway."},
+		Attributes:      AttributesConfig{Verdict: true, ID: true, KID: true, Freshness: true, Location: true},
+		Scope:           "audit",
+		Park:            ParkConfig{Storage: &file, MaxBytes: 1_000_000, Wait: time.Hour},
+		InFlightWait:    time.Second,
+		RefusalLog:      RefusalLogConfig{Burst: 1, Interval: 10 * time.Second},
 	}, all)
 	all.Location.Within = within
 	p, err := all.policy()
 	require.NoError(t, err)
 	require.Equal(t, policy.Live, p.Freshness)
+	require.True(t, p.Genuine)
 	require.Len(t, p.Bind, 2)
 	require.Equal(t, "host.name", p.Bind[0].Attribute)
 	require.Equal(t, "site", p.Bind[1].Attribute)
@@ -89,6 +101,8 @@ func TestValidateNamesTheKeyAndTheWayOut(t *testing.T) {
 		"heartbeats":            {func(c *Config) { c.Heartbeats = "yes" }, ErrHeartbeats, "heartbeats"},
 		"bind":                  {func(c *Config) { c.Bind = map[string]string{"host.name": "hostname"} }, ErrBind, "bind"},
 		"bind required":         {func(c *Config) { c.BindRequired = []string{"host.name"} }, ErrBind, "host.name"},
+		"file and registry":     {func(c *Config) { c.Keys.Registry.GetOrInsertDefault() }, ErrKeysTwice, "keys::registry"},
+		"evidence":              {func(c *Config) { c.RequireEvidence = "none" }, ErrEvidence, "require_evidence"},
 		"freshness":             {func(c *Config) { c.Freshness.Require = "new" }, ErrRequire, "freshness::require"},
 		"live within":           {func(c *Config) { c.Freshness.LiveWithin = 0 }, ErrLiveWithin, "freshness::live_within"},
 		"location":              {func(c *Config) { no := false; c.Location = &LocationConfig{Required: &no} }, ErrLocation, "location"},
@@ -132,5 +146,39 @@ func TestPrefixCannotMakeAReservedAttribute(t *testing.T) {
 		} else {
 			require.NoError(t, err, "%q", prefix)
 		}
+	}
+}
+
+func TestValidateNamesTheKeyOfTheRegistry(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*RegistryConfig)
+		want   error
+		key    string
+	}{
+		"no endpoint":          {func(c *RegistryConfig) { c.Endpoint = "" }, ErrRegistryEndpoint, "endpoint"},
+		"endpoint is a host":   {func(c *RegistryConfig) { c.Endpoint = "registry:3000" }, ErrRegistryEndpoint, "https://"},
+		"endpoint with query":  {func(c *RegistryConfig) { c.Endpoint += "?a=b" }, ErrRegistryEndpoint, "endpoint"},
+		"endpoint with secret": {func(c *RegistryConfig) { c.Endpoint = "https://u:secret@registry" }, ErrRegistryEndpoint, "endpoint"},
+		"no pin":               {func(c *RegistryConfig) { c.PinFile = "" }, ErrRegistryPin, "pin_file"},
+		"refresh too often":    {func(c *RegistryConfig) { c.Refresh = time.Millisecond }, ErrRegistryRefresh, "refresh"},
+		"refresh too rare":     {func(c *RegistryConfig) { c.Refresh = time.Hour }, ErrRegistryRefresh, "refresh"},
+		"max_stale too short":  {func(c *RegistryConfig) { c.MaxStale = time.Second }, ErrRegistryMaxStale, "max_stale"},
+		"max_stale too long":   {func(c *RegistryConfig) { c.MaxStale = 48 * time.Hour }, ErrRegistryMaxStale, "max_stale"},
+		"no skew":              {func(c *RegistryConfig) { c.Skew = 0 }, ErrRegistrySkew, "skew"},
+		"skew of an hour":      {func(c *RegistryConfig) { c.Skew = time.Hour }, ErrRegistrySkew, "skew"},
+		"no timeout":           {func(c *RegistryConfig) { c.Timeout = 0 }, ErrRegistryTimeout, "timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := createDefaultConfig().(*Config)
+			reg := cfg.Keys.Registry.GetOrInsertDefault()
+			reg.Endpoint, reg.PinFile = "https://registry:3000", "registry.pub"
+			require.NoError(t, cfg.Validate())
+			c.change(reg)
+			err := cfg.Validate()
+			require.ErrorIs(t, err, c.want)
+			require.ErrorContains(t, err, "keys::registry::")
+			require.ErrorContains(t, err, c.key)
+			require.NotContains(t, err.Error(), "secret")
+		})
 	}
 }

@@ -110,12 +110,7 @@ func (c *Config) validateBounds() error {
 // validateVerdicts checks what only matters where blocks are judged.
 func (c *Config) validateVerdicts() error {
 	var errs []error
-	if c.Keys.File == "" {
-		errs = append(errs, ErrKeys)
-	}
-	if c.Keys.RefreshInterval < minRefresh {
-		errs = append(errs, fmt.Errorf("%w, not %v", ErrRefresh, c.Keys.RefreshInterval))
-	}
+	errs = append(errs, c.Keys.validate())
 	switch {
 	case c.Mode == ModeCheck && c.Unsigned == UnsignedTag:
 		errs = append(errs, ErrCheckTag)

@@ -2,6 +2,7 @@ package tpmverifyprocessor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +20,8 @@ const settleTimeout = 5 * time.Second
 // deliver shapes the batch, calls the next component once, and settles the
 // claims by what it answered:
 //
-//	nil         confirm
+//	nil         confirm; when that cannot be written the sender sends again, and
+//	            what it sends is dropped as a duplicate once it can
 //	retryable   release; the sender sends again, and what is delivered then is
 //	            marked, since behind a fan-out some may have taken it
 //	permanent   confirm as refused_downstream; sending again does not help
@@ -40,12 +42,15 @@ func (r *round) deliver(ctx context.Context) error {
 	defer cancel()
 	switch {
 	case err == nil:
-		r.confirm(settle)
+		err = r.confirm(settle)
 		r.countDelivered(settle)
+		if err != nil {
+			return errors.Join(errUnconfirmed, err)
+		}
 		r.countRefused(settle)
 		return nil
 	case consumererror.IsPermanent(err):
-		r.confirm(settle)
+		_ = r.confirm(settle) // the sender will not send again
 		r.countRefused(settle)
 		r.refusedDownstream(settle, err)
 		return fmt.Errorf("tpmverify: next component: %w", err)
@@ -118,9 +123,10 @@ func (j *judged) claimed() int {
 	return n
 }
 
-func (r *round) confirm(ctx context.Context) {
+// confirm makes the claims final. An error says that this is not durable.
+func (r *round) confirm(ctx context.Context) error {
 	if len(r.claims) == 0 {
-		return
+		return nil
 	}
 	p := r.p
 	lost, err := p.windows.Confirm(ctx, p.now(), r.claims)
@@ -130,12 +136,13 @@ func (r *round) confirm(ctx context.Context) {
 			"put a queue behind tpmverify or raise the lease of the nonce extension", zap.Int("blocks", lost))
 	}
 	if err != nil {
-		// The data was delivered, so the sender is not asked to send again. If
-		// this process dies before the windows can be written, what it sends
-		// again is taken as a redelivery.
+		// The data was delivered, and the sender must not be told so before no
+		// replay of it can be accepted any more. If this process dies before the
+		// windows can be written, what is sent again is taken as a redelivery.
 		p.meters.add(ctx, p.meters.TpmverifyUnconfirmedClaims, int64(len(r.claims)))
 		p.logger.Error("delivered blocks could not be confirmed", zap.Int("blocks", len(r.claims)), zap.Error(err))
 	}
+	return err
 }
 
 func (r *round) release(ctx context.Context) {
@@ -151,9 +158,9 @@ func (r *round) release(ctx context.Context) {
 // countDelivered counts what was accepted. The counters are added up here and
 // written once per request.
 func (r *round) countDelivered(ctx context.Context) {
-	var blocks, items, late, redelivered, repeatedItems, beats int64
+	var blocks, items, unproven, unprovenItems, late, redelivered, repeatedItems, beats int64
 	for i := range r.blocks {
-		j := &r.blocks[i]
+		j, before := &r.blocks[i], items
 		switch j.fate {
 		case fateBeat:
 			beats++
@@ -166,6 +173,10 @@ func (r *round) countDelivered(ctx context.Context) {
 		default:
 			continue
 		}
+		if !j.Key.Evidence.Genuine() {
+			unproven++
+			unprovenItems += items - before
+		}
 		if j.outcome.Late {
 			late++
 		}
@@ -174,8 +185,10 @@ func (r *round) countDelivered(ctx context.Context) {
 		}
 	}
 	m := r.p.meters
-	m.add(ctx, m.TpmverifyVerifiedBlocks, blocks)
-	m.add(ctx, m.TpmverifyVerifiedItems, items)
+	m.add(ctx, m.TpmverifyVerifiedBlocks, blocks-unproven)
+	m.add(ctx, m.TpmverifyVerifiedItems, items-unprovenItems)
+	m.add(ctx, m.TpmverifyUnprovenBlocks, unproven)
+	m.add(ctx, m.TpmverifyUnprovenItems, unprovenItems)
 	m.add(ctx, m.TpmverifyLateFills, late)
 	m.add(ctx, m.TpmverifyRedeliveries, redelivered)
 	m.add(ctx, m.TpmverifyDuplicateItems, repeatedItems)

@@ -214,10 +214,8 @@ func (f *failing) Confirm(ctx context.Context, now time.Time, claims []replay.Cl
 	f.mu.Lock()
 	err := f.confirm
 	f.mu.Unlock()
-	if err != nil {
-		return 0, err
-	}
-	return f.Store.Confirm(ctx, now, claims)
+	lost, stored := f.Store.Confirm(ctx, now, claims)
+	return lost, errors.Join(err, stored)
 }
 
 func TestNothingIsDeliveredWhenTheWindowsCannotBeWritten(t *testing.T) {
@@ -234,13 +232,20 @@ func TestNothingIsDeliveredWhenTheWindowsCannotBeWritten(t *testing.T) {
 	require.Equal(t, 1, r.take().Len())
 }
 
-func TestDeliveredBlockIsAnsweredWithSuccessWhenItCannotBeConfirmed(t *testing.T) {
+func TestDeliveredBlockIsAskedForAgainWhenItCannotBeConfirmed(t *testing.T) {
 	w := &failing{}
 	r := newRig(t, block.Logs, func(r *rig) { w.Store = memoryWindows(t); r.windows = w })
 	w.set(nil, reason.New(reason.StoreUnavailable, "disk full"))
-	require.NoError(t, r.send(r.signed(0)))
+	d := r.signed(0)
+	err := r.send(signtest.Copy(d))
+	require.ErrorIs(t, err, errUnconfirmed)
+	require.False(t, consumererror.IsPermanent(err))
 	require.Equal(t, 1, r.take().Len())
 	require.EqualValues(t, 1, r.count("tpmverify_unconfirmed_claims"))
+	w.set(nil, nil)
+	require.NoError(t, r.send(d))
+	require.Zero(t, r.take().Len())
+	require.EqualValues(t, 1, r.count("tpmverify_verified_blocks"))
 }
 
 func TestDeliveryLongerThanTheLeaseIsMarkedWhenItComesAgain(t *testing.T) {

@@ -27,17 +27,18 @@ func NewFactory() processor.Factory {
 
 func createDefaultConfig() component.Config {
 	return &Config{
-		Mode:         ModeEnforce,
-		Unsigned:     UnsignedDrop,
-		Receipts:     ReceiptsStrip,
-		Emit:         EmitAll,
-		Keys:         KeysConfig{RefreshInterval: 10 * time.Second},
-		Freshness:    FreshnessConfig{Require: policy.Stale.String(), LiveWithin: policy.DefaultLiveWithin},
-		Enrich:       EnrichConfig{Action: EnrichStrip},
-		Attributes:   AttributesConfig{Verdict: true, Name: true},
-		Park:         ParkConfig{MaxBytes: 64 << 20, Wait: 24 * time.Hour},
-		InFlightWait: 500 * time.Millisecond,
-		RefusalLog:   RefusalLogConfig{Interval: time.Minute, Burst: 5},
+		Mode:            ModeEnforce,
+		Unsigned:        UnsignedDrop,
+		Receipts:        ReceiptsStrip,
+		Emit:            EmitAll,
+		Keys:            defaultKeys(),
+		RequireEvidence: "any",
+		Freshness:       FreshnessConfig{Require: policy.Stale.String(), LiveWithin: policy.DefaultLiveWithin},
+		Enrich:          EnrichConfig{Action: EnrichStrip},
+		Attributes:      AttributesConfig{Verdict: true, Name: true},
+		Park:            ParkConfig{MaxBytes: 64 << 20, Wait: 24 * time.Hour},
+		InFlightWait:    500 * time.Millisecond,
+		RefusalLog:      RefusalLogConfig{Interval: time.Minute, Burst: 5},
 	}
 }
 

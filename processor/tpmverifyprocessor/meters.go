@@ -16,6 +16,8 @@ import (
 type meters struct {
 	*metadata.TelemetryBuilder
 	signal  metric.MeasurementOption
+	adds    []metric.AddOption // signal, as counters take it
+	record  []metric.RecordOption
 	reasons map[reason.Reason]metric.MeasurementOption
 }
 
@@ -27,6 +29,7 @@ func newMeters(set component.TelemetrySettings, id component.ID, signal block.Si
 	m := &meters{TelemetryBuilder: b, reasons: map[reason.Reason]metric.MeasurementOption{}}
 	of := []attribute.KeyValue{attribute.String("processor", id.String()), attribute.String("signal", signal.String())}
 	m.signal = metric.WithAttributeSet(attribute.NewSet(of...))
+	m.adds, m.record = []metric.AddOption{m.signal}, []metric.RecordOption{m.signal}
 	for _, r := range reason.All() {
 		m.reasons[r] = metric.WithAttributeSet(attribute.NewSet(append(of[:2:2], attribute.String("reason", string(r)))...))
 	}
@@ -35,7 +38,7 @@ func newMeters(set component.TelemetrySettings, id component.ID, signal block.Si
 
 func (m *meters) add(ctx context.Context, c metric.Int64Counter, n int64) {
 	if n > 0 {
-		c.Add(ctx, n, m.signal)
+		c.Add(ctx, n, m.adds...)
 	}
 }
 

@@ -36,6 +36,9 @@ type park struct {
 	signal block.Signal
 	meters *meters
 	wake   chan struct{} // one place: something was parked
+	// changed returns a channel that is closed when the source of keys knows
+	// more; nil where it does not tell.
+	changed func() <-chan struct{}
 
 	mu         sync.Mutex // guards what follows, and the order of writes
 	head, tail uint64
@@ -53,6 +56,9 @@ const (
 
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
+	// eagerRetry is how soon parked blocks are tried again when the source of
+	// keys knows more; what is parked may be a lot, and keys change all the time.
+	eagerRetry = 100 * time.Millisecond
 )
 
 var (
@@ -210,8 +216,12 @@ func (p *park) waiting() []uint64 {
 // run tries what is parked, oldest first, until ctx ends. judge answers whether
 // a block is done with.
 func (p *park) run(ctx context.Context, logger *zap.Logger, judge func(context.Context, time.Time, digest.Batch) bool) {
-	pause := firstRetry
-	for sleep(ctx, pause) {
+	pause, eager := firstRetry, eagerRetry
+	var changed <-chan struct{}
+	for p.pause(ctx, pause, eager, changed) {
+		if p.changed != nil {
+			changed = p.changed() // before trying: what changes meanwhile counts
+		}
 		before := p.waiting()
 		if len(before) == 0 {
 			select {
@@ -221,11 +231,35 @@ func (p *park) run(ctx context.Context, logger *zap.Logger, judge func(context.C
 			pause = firstRetry
 			continue
 		}
-		if p.tryAll(ctx, logger, before, judge) {
+		began := time.Now()
+		progress := p.tryAll(ctx, logger, before, judge)
+		// A tenth of the time at most goes into trying in vain.
+		eager = max(eagerRetry, 9*time.Since(began))
+		if progress {
 			pause = firstRetry
 		} else {
 			pause = min(2*pause, lastRetry)
 		}
+	}
+}
+
+// pause waits for d, or for at least eager and until changed is closed.
+func (p *park) pause(ctx context.Context, d, eager time.Duration, changed <-chan struct{}) bool {
+	if changed == nil || d <= eager {
+		return sleep(ctx, d)
+	}
+	if !sleep(ctx, eager) {
+		return false
+	}
+	t := time.NewTimer(d - eager)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-changed:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -27,27 +27,28 @@ import (
 
 var nonceID, storageID = component.MustNewID("nonce"), component.MustNewID("file_storage")
 
-// registry is a key source that knows edge-b, and edge-a while it answers.
-type registry struct {
+// standIn is a key source that knows edge-b, and edge-a while it answers.
+type standIn struct {
 	silent atomic.Bool
 	keys   []*verdict.Key
 }
 
-func newRegistry(machines []*signtest.Machine) *registry {
-	r := &registry{}
+func newRegistry(machines []*signtest.Machine) *standIn {
+	r := &standIn{}
 	for _, m := range machines {
 		r.keys = append(r.keys, &verdict.Key{
 			KID:       string(m.KID),
 			Name:      m.Name,
 			Algorithm: receipt.ES256,
 			Public:    &m.Key.PublicKey,
+			Evidence:  policy.Vouched,
 			Policy:    &policy.Policy{Freshness: policy.Stale, LiveWithin: time.Minute},
 		})
 	}
 	return r
 }
 
-func (r *registry) Lookup(kid []byte) (*verdict.Key, error) {
+func (r *standIn) Lookup(kid []byte) (*verdict.Key, error) {
 	for _, k := range r.keys {
 		if k.KID == string(kid) && (k.Name != "edge-a" || !r.silent.Load()) {
 			return k, nil
@@ -59,14 +60,14 @@ func (r *registry) Lookup(kid []byte) (*verdict.Key, error) {
 	return nil, nil
 }
 
-func (r *registry) Names(string, string) bool                                 { return false }
-func (r *registry) Binds(string) bool                                         { return false }
-func (r *registry) Start(context.Context, func(*componentstatus.Event)) error { return nil }
-func (r *registry) Shutdown(context.Context) error                            { return nil }
+func (r *standIn) Names(string, string) bool                                 { return false }
+func (r *standIn) Binds(string) bool                                         { return false }
+func (r *standIn) Start(context.Context, func(*componentstatus.Event)) error { return nil }
+func (r *standIn) Shutdown(context.Context) error                            { return nil }
 
 // newParkRig returns a rig whose registry is silent, over storage in dir unless
 // that is "".
-func newParkRig(t *testing.T, ext storage.Extension, change func(*Config)) (*rig, *registry) {
+func newParkRig(t *testing.T, ext storage.Extension, change func(*Config)) (*rig, *standIn) {
 	t.Helper()
 	r := prepareRig(t, block.Logs, withConfig(func(c *Config) {
 		if ext != nil {

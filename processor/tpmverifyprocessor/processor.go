@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -38,6 +39,7 @@ type verifier struct {
 	id     component.ID
 	signal block.Signal
 	scope  string
+	set    component.TelemetrySettings
 	logger *zap.Logger
 	meters *meters
 	next   func(context.Context, digest.Batch) error
@@ -51,6 +53,8 @@ type verifier struct {
 	judge   verdict.Judge
 	refusal *refusalLog
 	park    *park // nil without storage
+
+	waiters atomic.Int64 // requests that wait for a key, see keyWait
 
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
@@ -70,6 +74,7 @@ func newProcessor(set processor.Settings, cfg *Config, signal block.Signal, next
 		id:      set.ID,
 		signal:  signal,
 		scope:   scope,
+		set:     set.TelemetrySettings,
 		logger:  set.Logger,
 		meters:  m,
 		next:    next,
@@ -108,7 +113,7 @@ func (p *verifier) Start(ctx context.Context, host component.Host) error {
 		return err
 	}
 	if p.keys == nil {
-		p.keys = newFileKeys(p.cfg.Keys, defaults, p.logger, p.meters)
+		p.keys = p.newKeys(host, defaults)
 	}
 	if err := p.keys.Start(ctx, func(e *componentstatus.Event) { componentstatus.ReportStatus(host, e) }); err != nil {
 		return err
@@ -137,6 +142,9 @@ func (p *verifier) startPark(ctx, run context.Context, host component.Host) erro
 	}
 	if p.park, err = openPark(ctx, client, p.cfg.Park, p.signal, p.meters); err != nil {
 		return fmt.Errorf("tpmverify: park::storage: %w", err)
+	}
+	if live, ok := p.keys.(liveKeys); ok {
+		p.park.changed = live.Changed
 	}
 	p.stopped.Go(func() { p.park.run(run, p.logger, p.unpark) })
 	return nil

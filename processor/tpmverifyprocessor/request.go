@@ -1,9 +1,12 @@
 package tpmverifyprocessor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/consumer/consumererror"
@@ -21,6 +24,8 @@ var (
 	errInFlight  = errors.New("tpmverify: another request is delivering a block of this one, send again")
 	errDeferred  = errors.New("tpmverify: a block of this request cannot be judged now and cannot be parked, send again")
 	errNoWindows = errors.New("tpmverify: the replay windows cannot be written, send again")
+
+	errUnconfirmed = errors.New("tpmverify: the data was handed on and the replay windows cannot be written, send again")
 )
 
 // fate says what becomes of a block.
@@ -49,19 +54,77 @@ type judged struct {
 }
 
 // round is one pass over a batch: judge, claim, deliver, settle. A request
-// takes more than one when it waits for blocks that are in flight elsewhere.
+// takes more than one when it waits for blocks that are in flight elsewhere. Its
+// slices are used again by later ones.
 type round struct {
 	p       *verifier
 	batch   digest.Batch
 	now     time.Time
 	blocks  []judged
-	claimed []int // indices into blocks, in the order of the claim
+	wanted  []replay.Block // to be claimed
+	claimed []int          // indices into blocks, in the order of wanted
 	claims  []replay.Claim
+
+	// What the judge looks at: the block that it is at, and the nonces.
+	content    digest.Block
+	attributes attributes
+	nonces     nonceMemo
 
 	// flying and deferred hold the blocks that were taken out of the batch: in
 	// flight elsewhere, or not to be decided now.
 	flying, deferred aside
 	refusals         []refusal
+}
+
+var rounds = sync.Pool{New: func() any { return new(round) }}
+
+// maxKeptBlocks bounds the slices that are kept for later requests.
+const maxKeptBlocks = 256
+
+// begin makes r ready for a batch.
+func (r *round) begin(p *verifier, in digest.Batch) {
+	n := in.Len()
+	r.clear()
+	*r = round{
+		p: p, batch: in, now: p.now(), nonces: nonceMemo{authority: p.nonceAuthority()},
+		blocks: slices.Grow(r.blocks[:0], n)[:n], wanted: r.wanted[:0], claimed: r.claimed[:0], claims: r.claims[:0],
+	}
+}
+
+func (r *round) clear() {
+	clear(r.blocks)
+	clear(r.wanted)
+	clear(r.claims)
+}
+
+// end forgets the batch, so that nothing of it is kept by what waits for the next one.
+func (r *round) end() {
+	if cap(r.blocks) > maxKeptBlocks {
+		return
+	}
+	r.clear()
+	*r = round{blocks: r.blocks[:0], wanted: r.wanted[:0], claimed: r.claimed[:0], claims: r.claims[:0]}
+	rounds.Put(r)
+}
+
+// nonceMemo asks once for the nonce that one block after the other was signed under.
+type nonceMemo struct {
+	authority  verdict.NonceAuthority // nil: nonces cannot be checked
+	nonce, kid []byte
+	issued     time.Time
+	err        error
+}
+
+// Audience implements verdict.NonceAuthority.
+func (m *nonceMemo) Audience() string { return m.authority.Audience() }
+
+// Check implements verdict.NonceAuthority.
+func (m *nonceMemo) Check(nonce, kid []byte) (time.Time, error) {
+	if m.kid == nil || !bytes.Equal(m.nonce, nonce) || !bytes.Equal(m.kid, kid) {
+		m.issued, m.err = m.authority.Check(nonce, kid)
+		m.nonce, m.kid = nonce, kid
+	}
+	return m.issued, m.err
 }
 
 // aside is a batch that is only made when it is needed.
@@ -86,14 +149,22 @@ func (p *verifier) verify(ctx context.Context, in digest.Batch) error {
 		deferred aside
 		failed   error
 	)
+	keys := p.watchKeys()
+	r := rounds.Get().(*round)
+	defer r.end()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		r, err := p.pass(ctx, in)
+		r.begin(p, in)
+		err := r.pass(ctx)
 		if err != nil && !consumererror.IsPermanent(err) {
 			return err
 		}
 		failed = errors.Join(failed, err)
 		if r.deferred.made {
 			moveAll(r.deferred.batch, deferred.make(p.signal))
+		}
+		if !r.flying.made && deferred.made && keys.wait(ctx) {
+			in, deferred = deferred.batch, aside{}
+			continue
 		}
 		if !r.flying.made {
 			break
@@ -137,29 +208,35 @@ func moveAll(from, to digest.Batch) {
 	}
 }
 
-// pass is one round. The error is the next component's, or says that nothing
-// was claimed.
+// pass is one round over a batch that is all that is known of it.
 func (p *verifier) pass(ctx context.Context, in digest.Batch) (*round, error) {
-	r := &round{
-		p:      p,
-		batch:  in,
-		now:    p.now(),
-		blocks: make([]judged, in.Len()),
+	r := new(round)
+	r.begin(p, in)
+	return r, r.pass(ctx)
+}
+
+// pass is one round. The error is the next component's, or says that nothing
+// was claimed or that what was claimed is not settled.
+func (r *round) pass(ctx context.Context) error {
+	var nonces verdict.NonceAuthority
+	if r.nonces.authority != nil {
+		nonces = &r.nonces
 	}
-	nonces := p.nonceAuthority()
 	for i := range r.blocks {
 		r.judge(i, nonces)
 	}
 	if err := r.claim(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	p.meters.TpmverifyVerifyDuration.Record(ctx, p.now().Sub(r.now).Seconds(), p.meters.signal)
-	return r, r.deliver(ctx)
+	m := r.p.meters
+	m.TpmverifyVerifyDuration.Record(ctx, r.p.now().Sub(r.now).Seconds(), m.record...)
+	return r.deliver(ctx)
 }
 
 func (r *round) judge(i int, nonces verdict.NonceAuthority) {
 	b, j := r.batch.At(i), &r.blocks[i]
-	r.p.judge.Block(&j.Verdict, b, attributes{b.Attributes()}, nonces, r.now)
+	r.content, r.attributes = b, attributes{b.Attributes()}
+	r.p.judge.Block(&j.Verdict, &r.content, &r.attributes, nonces, r.now)
 	if j.Reason == "" && len(j.Arrived.Added) > 0 && r.p.cfg.Enrich.Action == EnrichRefuse {
 		j.Reason, j.Detail = reason.ResourceEnriched, "enrich: refuse is configured here"
 		j.Arrived.Differs = "resource"
@@ -216,7 +293,6 @@ func refusalOf(err error) (reason.Reason, string) {
 // claim takes the windows' word for all verified blocks at once.
 func (r *round) claim(ctx context.Context) error {
 	windows := r.p.windows
-	var blocks []replay.Block
 	for i := range r.blocks {
 		j := &r.blocks[i]
 		if j.fate != fateClaim {
@@ -226,24 +302,19 @@ func (r *round) claim(ctx context.Context) error {
 			j.fate = fateDeliver
 			continue
 		}
-		if blocks == nil {
-			blocks = make([]replay.Block, 0, len(r.blocks)-i)
-			r.claimed = make([]int, 0, len(r.blocks)-i)
-		}
-		blocks = append(blocks, r.replayBlock(j))
+		r.wanted = append(r.wanted, r.replayBlock(j))
 		r.claimed = append(r.claimed, i)
 	}
-	if len(blocks) == 0 {
+	if len(r.wanted) == 0 {
 		return nil
 	}
-	outcomes, err := windows.Claim(ctx, r.now, blocks)
-	if err == nil && len(outcomes) != len(blocks) {
-		err = fmt.Errorf("%d outcomes for %d blocks", len(outcomes), len(blocks))
+	outcomes, err := windows.Claim(ctx, r.now, r.wanted)
+	if err == nil && len(outcomes) != len(r.wanted) {
+		err = fmt.Errorf("%d outcomes for %d blocks", len(outcomes), len(r.wanted))
 	}
 	if err != nil {
 		return errors.Join(errNoWindows, err)
 	}
-	r.claims = make([]replay.Claim, 0, len(outcomes))
 	for k, i := range r.claimed {
 		j := &r.blocks[i]
 		j.outcome = outcomes[k]

@@ -28,8 +28,8 @@ type nonceExtension interface {
 	Limits() (maxDelay, skew time.Duration)
 }
 
-// keySource knows keys, and which machines they stand for. The key file is one;
-// a registry will be another.
+// keySource knows keys, and which machines they stand for: a key file, or a
+// registry.
 type keySource interface {
 	verdict.KeySource
 
@@ -43,6 +43,14 @@ type keySource interface {
 	// was known, or verdict.ErrUnavailable where that would be guessing.
 	Start(ctx context.Context, status func(*componentstatus.Event)) error
 	Shutdown(ctx context.Context) error
+}
+
+// liveKeys is a key source that asks somebody else for what it does not know.
+type liveKeys interface {
+	// Changed returns a channel that is closed when it knows more than before.
+	Changed() <-chan struct{}
+	// Asking reports whether an answer about some key may come soon.
+	Asking() bool
 }
 
 // Errors of Start.

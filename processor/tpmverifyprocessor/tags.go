@@ -66,7 +66,7 @@ func (p *verifier) shapeVerified(b digest.Block, j *judged) {
 	}
 	to, add := b.Attributes(), &p.cfg.Attributes
 	if add.Verdict {
-		to.PutStr(block.AttrVerdict, reason.Verified)
+		to.PutStr(block.AttrVerdict, j.Key.Evidence.Verdict())
 	}
 	if add.Name {
 		to.PutStr(block.AttrName, j.Key.Name)

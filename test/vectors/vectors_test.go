@@ -83,6 +83,8 @@ func TestDeprecatedScopesAreRefusedWhereTheDecoderKeepsThem(t *testing.T) {
 // README.md says why.
 var elsewhere = map[reason.Reason]bool{
 	reason.KeyUnavailable:    true,
+	reason.KeyPending:        true,
+	reason.UnprovenTPM:       true,
 	reason.InvalidValue:      true,
 	reason.EntityRefs:        true,
 	reason.InFlight:          true,

@@ -23,26 +23,34 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                      metric.Meter
-	mu                         sync.Mutex
-	registrations              []metric.Registration
-	TpmverifyDuplicateBlocks   metric.Int64Counter
-	TpmverifyDuplicateItems    metric.Int64Counter
-	TpmverifyHeartbeatsDropped metric.Int64Counter
-	TpmverifyInFlightRetries   metric.Int64Counter
-	TpmverifyKeyReloadFailures metric.Int64Counter
-	TpmverifyKeys              metric.Int64Gauge
-	TpmverifyLateFills         metric.Int64Counter
-	TpmverifyLostClaims        metric.Int64Counter
-	TpmverifyParkedBlocks      metric.Int64Gauge
-	TpmverifyParkedBytes       metric.Int64Gauge
-	TpmverifyRedeliveries      metric.Int64Counter
-	TpmverifyRefusedBlocks     metric.Int64Counter
-	TpmverifyUnconfirmedClaims metric.Int64Counter
-	TpmverifyUnsignedBlocks    metric.Int64Counter
-	TpmverifyVerifiedBlocks    metric.Int64Counter
-	TpmverifyVerifiedItems     metric.Int64Counter
-	TpmverifyVerifyDuration    metric.Float64Histogram
+	meter                           metric.Meter
+	mu                              sync.Mutex
+	registrations                   []metric.Registration
+	TpmverifyDuplicateBlocks        metric.Int64Counter
+	TpmverifyDuplicateItems         metric.Int64Counter
+	TpmverifyHeartbeatsDropped      metric.Int64Counter
+	TpmverifyInFlightRetries        metric.Int64Counter
+	TpmverifyKeyReloadFailures      metric.Int64Counter
+	TpmverifyKeys                   metric.Int64Gauge
+	TpmverifyLateFills              metric.Int64Counter
+	TpmverifyLostClaims             metric.Int64Counter
+	TpmverifyParkedBlocks           metric.Int64Gauge
+	TpmverifyParkedBytes            metric.Int64Gauge
+	TpmverifyRedeliveries           metric.Int64Counter
+	TpmverifyRefusedBlocks          metric.Int64Counter
+	TpmverifyRegistryAge            metric.Float64Gauge
+	TpmverifyRegistryLookups        metric.Int64Counter
+	TpmverifyRegistryRefusedAnswers metric.Int64Counter
+	TpmverifyRegistryRevision       metric.Int64Gauge
+	TpmverifyRegistryStreaming      metric.Int64Gauge
+	TpmverifyRegistryUp             metric.Int64Gauge
+	TpmverifyUnconfirmedClaims      metric.Int64Counter
+	TpmverifyUnprovenBlocks         metric.Int64Counter
+	TpmverifyUnprovenItems          metric.Int64Counter
+	TpmverifyUnsignedBlocks         metric.Int64Counter
+	TpmverifyVerifiedBlocks         metric.Int64Counter
+	TpmverifyVerifiedItems          metric.Int64Counter
+	TpmverifyVerifyDuration         metric.Float64Histogram
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -106,7 +114,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TpmverifyKeys, err = builder.meter.Int64Gauge(
 		"otelcol_tpmverify_keys",
-		metric.WithDescription("Keys that are trusted now. [Alpha]"),
+		metric.WithDescription("Keys that are known, revoked ones too. [Alpha]"),
 		metric.WithUnit("{key}"),
 	)
 	errs = errors.Join(errs, err)
@@ -146,10 +154,58 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithUnit("{block}"),
 	)
 	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryAge, err = builder.meter.Float64Gauge(
+		"otelcol_tpmverify_registry_age",
+		metric.WithDescription("Time since what is known of keys was last proven to be current. At max_stale every key is unavailable and blocks wait. [Alpha]"),
+		metric.WithUnit("s"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryLookups, err = builder.meter.Int64Counter(
+		"otelcol_tpmverify_registry_lookups",
+		metric.WithDescription("Keys that were asked for by themselves, since a block named them before the registry's events did. [Alpha]"),
+		metric.WithUnit("{lookup}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryRefusedAnswers, err = builder.meter.Int64Counter(
+		"otelcol_tpmverify_registry_refused_answers",
+		metric.WithDescription("Answers of the registry that were not believed. [Alpha]"),
+		metric.WithUnit("{answer}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryRevision, err = builder.meter.Int64Gauge(
+		"otelcol_tpmverify_registry_revision",
+		metric.WithDescription("Revision of the registry up to which nothing is missing here. [Alpha]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryStreaming, err = builder.meter.Int64Gauge(
+		"otelcol_tpmverify_registry_streaming",
+		metric.WithDescription("1 while the registry's events and heartbeats arrive, 0 while it is asked every refresh instead. [Alpha]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyRegistryUp, err = builder.meter.Int64Gauge(
+		"otelcol_tpmverify_registry_up",
+		metric.WithDescription("1 while the registry answers and is believed. [Alpha]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
 	builder.TpmverifyUnconfirmedClaims, err = builder.meter.Int64Counter(
 		"otelcol_tpmverify_unconfirmed_claims",
 		metric.WithDescription("Blocks that were delivered and could not be confirmed durably, since the windows could not be written. [Alpha]"),
 		metric.WithUnit("{block}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyUnprovenBlocks, err = builder.meter.Int64Counter(
+		"otelcol_tpmverify_unproven_blocks",
+		metric.WithDescription("Blocks that passed every check and were accepted by the next component, of keys that nothing proves to be in a genuine TPM; marked unproven_tpm. [Alpha]"),
+		metric.WithUnit("{block}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TpmverifyUnprovenItems, err = builder.meter.Int64Counter(
+		"otelcol_tpmverify_unproven_items",
+		metric.WithDescription("Data points, log records or spans in unproven blocks. [Alpha]"),
+		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.TpmverifyUnsignedBlocks, err = builder.meter.Int64Counter(

@@ -31,7 +31,15 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.TpmverifyParkedBytes.Record(context.Background(), 1)
 	tb.TpmverifyRedeliveries.Add(context.Background(), 1)
 	tb.TpmverifyRefusedBlocks.Add(context.Background(), 1)
+	tb.TpmverifyRegistryAge.Record(context.Background(), 1)
+	tb.TpmverifyRegistryLookups.Add(context.Background(), 1)
+	tb.TpmverifyRegistryRefusedAnswers.Add(context.Background(), 1)
+	tb.TpmverifyRegistryRevision.Record(context.Background(), 1)
+	tb.TpmverifyRegistryStreaming.Record(context.Background(), 1)
+	tb.TpmverifyRegistryUp.Record(context.Background(), 1)
 	tb.TpmverifyUnconfirmedClaims.Add(context.Background(), 1)
+	tb.TpmverifyUnprovenBlocks.Add(context.Background(), 1)
+	tb.TpmverifyUnprovenItems.Add(context.Background(), 1)
 	tb.TpmverifyUnsignedBlocks.Add(context.Background(), 1)
 	tb.TpmverifyVerifiedBlocks.Add(context.Background(), 1)
 	tb.TpmverifyVerifiedItems.Add(context.Background(), 1)
@@ -72,7 +80,31 @@ func TestSetupTelemetry(t *testing.T) {
 	AssertEqualTpmverifyRefusedBlocks(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryAge(t, testTel,
+		[]metricdata.DataPoint[float64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryLookups(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryRefusedAnswers(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryRevision(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryStreaming(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyRegistryUp(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualTpmverifyUnconfirmedClaims(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyUnprovenBlocks(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualTpmverifyUnprovenItems(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualTpmverifyUnsignedBlocks(t, testTel,
