@@ -3,7 +3,6 @@ package tpmextension
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -79,6 +78,10 @@ type Config struct {
 	// Nonce is the server that anti-replay nonces come from. Unset means
 	// receipts without nonce, which verifiers judge as freshness "sequence".
 	Nonce configoptional.Optional[NonceConfig] `mapstructure:"nonce"`
+
+	// Registry is where the key is enrolled and its lease renewed; signing waits
+	// until it is. Unset means that verifiers know the key from elsewhere.
+	Registry configoptional.Optional[RegistryConfig] `mapstructure:"registry"`
 
 	// Location is the machine's position. Unset means no location claim.
 	Location LocationConfig `mapstructure:"location"`
@@ -201,12 +204,7 @@ func (c *RetryConfig) validate() error {
 
 // Validate implements xconfmap.Validator.
 func (c *NonceConfig) Validate() error {
-	u, err := url.Parse(c.Endpoint)
-	shown := "what cannot be read" // a password in the URL does not belong into logs
-	if err == nil {
-		shown = u.Redacted()
-	}
-	valid := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == ""
+	shown, valid := shownURL(c.Endpoint)
 	return errors.Join(
 		check(errNonceEndpoint, valid, shown),
 		check(errNonceTimeout, c.Timeout > 0, c.Timeout),

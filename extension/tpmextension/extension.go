@@ -42,15 +42,11 @@ func (e *tpmExtension) Dependencies() []component.ID {
 	if e.cfg.Storage != nil {
 		ids = append(ids, *e.cfg.Storage)
 	}
-	nonce := e.cfg.Nonce.Get()
-	if nonce == nil {
-		return ids
+	if nonce := e.cfg.Nonce.Get(); nonce != nil {
+		ids = append(ids, clientDependencies(&nonce.ClientConfig)...)
 	}
-	if auth := nonce.Auth.Get(); auth != nil {
-		ids = append(ids, auth.AuthenticatorID)
-	}
-	for _, m := range nonce.Middlewares {
-		ids = append(ids, m.ID)
+	if registry := e.cfg.Registry.Get(); registry != nil {
+		ids = append(ids, clientDependencies(&registry.ClientConfig)...)
 	}
 	return ids
 }

@@ -34,6 +34,7 @@ func createDefaultConfig() component.Config {
 		Retry:          RetryConfig{InitialInterval: 500 * time.Millisecond, MaxInterval: 30 * time.Second, Multiplier: 2},
 		NVIndex:        tpm.DefaultCounterIndex,
 		Nonce:          configoptional.Default(nonce),
+		Registry:       configoptional.Default(defaultRegistryConfig()),
 		Location:       LocationConfig{Static: configoptional.Default(StaticLocationConfig{})},
 	}
 }

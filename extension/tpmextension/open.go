@@ -31,6 +31,7 @@ func (s *signer) open(ctx context.Context) {
 		o, err := s.attempt(ctx)
 		if err == nil {
 			s.openedNow(o)
+			s.enrol(ctx)
 			if o.nonces != nil {
 				o.nonces.run(ctx)
 			}
@@ -74,6 +75,9 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 		return nil, err
 	}
 	kid := s.opening.key.KID()
+	if err := s.prepareEnrolment(ctx, kid); err != nil {
+		return nil, err
+	}
 	from, err := s.epochs.next(ctx, keyFacts{kid: kid, fresh: !s.opening.old})
 	if err != nil {
 		return nil, err
@@ -121,6 +125,10 @@ func (s *signer) openedNow(o *opened) {
 		zap.String("kid", hex.EncodeToString(o.kid)),
 		zap.String("public_key_file", filepath.Join(s.cfg.keyDir(), publicKeyFile)),
 		zap.Uint64("epoch", o.origin.epoch))
+	if err := s.registry.held(); err != nil {
+		s.health.set(stateFailing, err)
+		return
+	}
 	s.health.set(stateReady, nil)
 }
 
@@ -171,6 +179,9 @@ func (s *signer) permanent(err error) {
 }
 
 func (s *signer) recovered() {
+	if s.registry.held() != nil { // a group that was signed just before
+		return
+	}
 	if s.health.set(stateReady, nil) {
 		s.logger.Info("signing works again")
 	}

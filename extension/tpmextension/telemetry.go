@@ -15,7 +15,9 @@ import (
 // observe registers what is read when somebody collects.
 func (s *signer) observe() error {
 	err := errors.Join(
+		s.telemetry.RegisterTPMEnrolmentStateCallback(s.observeEnrolmentState),
 		s.telemetry.RegisterTPMEpochCallback(s.observeEpoch),
+		s.telemetry.RegisterTPMLeaseRemainingCallback(s.observeLeaseRemaining),
 		s.telemetry.RegisterTPMNonceAgeCallback(s.observeNonceAge),
 		s.telemetry.RegisterTPMUpCallback(s.observeUp),
 		s.telemetry.RegisterTPMWaitingCallback(s.observeWaiting),
@@ -75,6 +77,8 @@ func (s *signer) status(now time.Time) signing.Status {
 		Seq:      stats.Seq,
 		Streams:  stats.Streams,
 		Waiting:  stats.Waiting,
+
+		Enrolment: s.registry.status(now),
 	}
 	if o := s.opened.Load(); o != nil {
 		info := o.key.Info()

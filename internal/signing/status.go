@@ -36,4 +36,22 @@ type Status struct {
 	NonceAgeSeconds *float64 `json:"nonce_age_seconds,omitempty"`
 	// NonceError is why the last attempt to renew it failed.
 	NonceError string `json:"nonce_error,omitempty"`
+
+	// Enrolment is where the key stands at the registry, absent without one.
+	Enrolment *Enrolment `json:"enrolment,omitempty"`
+}
+
+// Enrolment is what an agent knows of its key at the registry.
+type Enrolment struct {
+	// State is starting, enrolled, pending, refused, revoked or expired. All
+	// but enrolled hold signing.
+	State    string    `json:"state"`
+	Registry string    `json:"registry"`          // its URL
+	Machine  string    `json:"machine,omitempty"` // hash of the EK, hex
+	Name     string    `json:"name,omitempty"`
+	Evidence string    `json:"evidence,omitempty"`
+	Expires  time.Time `json:"expires_at,omitzero"` // the lease, by the registry's clock
+	// Error is why the last attempt failed, Reason the same in one word.
+	Error  string `json:"error,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }

@@ -28,7 +28,7 @@ func TestQuotedValuesAreThoseThatTheQuoteCovers(t *testing.T) {
 	nonce := []byte("quote me")
 	all := make([]uint, maxPCR+1) // more than a TPM reads at once
 	for i := range all {
-		all[i] = uint(maxPCR - i) //nolint:gosec // 0 to 23
+		all[i] = uint(maxPCR - i)
 	}
 	for _, pcrs := range [][]uint{all, {7}, {23, 0, 7, 7}} {
 		q, err := d.QuotePCRs(t.Context(), nonce, pcrs)
@@ -104,7 +104,7 @@ func TestCertificateChainInNVIsReadAcrossIndices(t *testing.T) {
 	first, second := append([]byte{0x30, 0x03}, "one"...), append([]byte{0x30, 0x82, 0x02, 0x00}, bytes.Repeat([]byte{7}, 512)...)
 	content := slices.Concat(first, second, make([]byte, 20))
 	for i, part := range [][]byte{content[:100], content[100:]} {
-		define(t, d, uint32(ekChainFirst)+uint32(i), part) //nolint:gosec // 0 or 1
+		define(t, d, uint32(ekChainFirst)+uint32(i), part)
 	}
 	chain, err := d.EKCertificateChain(t.Context())
 	require.NoError(t, err)
@@ -121,7 +121,7 @@ func define(t *testing.T, d *Device, index uint32, content []byte) {
 		if _, err := exec(l, tpm2.NVDefineSpace{
 			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)},
 			PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-				NVIndex: tpm2.TPMHandle(index), NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(content)), //nolint:gosec // short
+				NVIndex: tpm2.TPMHandle(index), NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(content)),
 				Attributes: tpm2.TPMANV{PPWrite: true, PlatformCreate: true, OwnerRead: true, AuthRead: true, NoDA: true},
 			}),
 		}); err != nil {

@@ -28,10 +28,13 @@ type TelemetryBuilder struct {
 	meter              metric.Meter
 	mu                 sync.Mutex
 	registrations      []metric.Registration
+	TPMEnrolmentState  metric.Int64ObservableGauge
+	TPMEnrolments      metric.Int64Counter
 	TPMEpoch           metric.Int64ObservableGauge
 	TPMErrors          metric.Int64Counter
 	TPMGroupSize       metric.Int64Histogram
 	TPMGroups          metric.Int64Counter
+	TPMLeaseRemaining  metric.Float64ObservableGauge
 	TPMNonceAge        metric.Float64ObservableGauge
 	TPMNonceErrors     metric.Int64Counter
 	TPMSigningDuration metric.Float64Histogram
@@ -50,12 +53,42 @@ func (tbof telemetryBuilderOptionFunc) apply(mb *TelemetryBuilder) {
 	tbof(mb)
 }
 
+// RegisterTPMEnrolmentStateCallback sets callback for observable TPMEnrolmentState metric.
+func (builder *TelemetryBuilder) RegisterTPMEnrolmentStateCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.TPMEnrolmentState, obs: o})
+		return nil
+	}, builder.TPMEnrolmentState)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
 // RegisterTPMEpochCallback sets callback for observable TPMEpoch metric.
 func (builder *TelemetryBuilder) RegisterTPMEpochCallback(cb metric.Int64Callback) error {
 	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		cb(ctx, &observerInt64{inst: builder.TPMEpoch, obs: o})
 		return nil
 	}, builder.TPMEpoch)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterTPMLeaseRemainingCallback sets callback for observable TPMLeaseRemaining metric.
+func (builder *TelemetryBuilder) RegisterTPMLeaseRemainingCallback(cb metric.Float64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerFloat64{inst: builder.TPMLeaseRemaining, obs: o})
+		return nil
+	}, builder.TPMLeaseRemaining)
 	if err != nil {
 		return err
 	}
@@ -148,6 +181,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.TPMEnrolmentState, err = builder.meter.Int64ObservableGauge(
+		"otelcol_tpm_enrolment_state",
+		metric.WithDescription("1 for where the key stands at the registry, 0 for the other states. Not reported without a registry. [Alpha]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TPMEnrolments, err = builder.meter.Int64Counter(
+		"otelcol_tpm_enrolments",
+		metric.WithDescription("Attempts to enrol the key, or to renew its lease. [Alpha]"),
+		metric.WithUnit("{attempt}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.TPMEpoch, err = builder.meter.Int64ObservableGauge(
 		"otelcol_tpm_epoch",
 		metric.WithDescription("Epoch of this start. Not reported before it is known. [Alpha]"),
@@ -171,6 +216,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_tpm_groups",
 		metric.WithDescription("Groups of blocks signed, one TPM signature each. [Alpha]"),
 		metric.WithUnit("{group}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.TPMLeaseRemaining, err = builder.meter.Float64ObservableGauge(
+		"otelcol_tpm_lease_remaining",
+		metric.WithDescription("Time until the registry's lease of the key ends, 0 after it. Not reported without one. [Alpha]"),
+		metric.WithUnit("s"),
 	)
 	errs = errors.Join(errs, err)
 	builder.TPMNonceAge, err = builder.meter.Float64ObservableGauge(
