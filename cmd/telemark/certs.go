@@ -19,9 +19,10 @@ import (
 
 const (
 	certsLong = `Make a development certificate authority and one certificate each for agent,
-gateway and collector, valid as server and as client, in DIR:
+gateway, collector and registry, valid as server and as client, in DIR:
 
-  ca.crt ca.key  agent.crt agent.key  gateway.crt gateway.key  collector.crt collector.key
+  ca.crt ca.key  agent.crt agent.key  gateway.crt gateway.key
+  collector.crt collector.key  registry.crt registry.key
 
 Every certificate is valid for localhost, 127.0.0.1, ::1, the name of its role
 and the names given with --host. An authority that is already in DIR is used
@@ -68,7 +69,7 @@ func newCerts() *cobra.Command {
 	var o certsOptions
 	cmd := &cobra.Command{
 		Use:     "certs DIR",
-		Short:   "Make a development CA and certificates for agent, gateway and collector",
+		Short:   "Make a development CA and certificates for agent, gateway, collector and registry",
 		Long:    certsLong,
 		Example: certsExample,
 		Args:    operands(1, "name the directory for the certificates: telemark certs DIR"),
@@ -84,7 +85,7 @@ func newCerts() *cobra.Command {
 			return show(cmd, made, func(w io.Writer) { sayCerts(w, o.dir, made) })
 		},
 	}
-	cmd.Flags().StringSliceVar(&o.roles, "role", []string{"agent", "gateway", "collector"}, "roles to make certificates for")
+	cmd.Flags().StringSliceVar(&o.roles, "role", []string{"agent", "gateway", "collector", "registry"}, "roles to make certificates for")
 	cmd.Flags().StringSliceVar(&o.hosts, "host", nil, "further names and addresses that the certificates are valid for")
 	cmd.Flags().IntVar(&o.days, "days", 365, "days that the certificates are valid (1 to 3650)")
 	cmd.Flags().BoolVar(&o.force, "force", false, "overwrite certificates and keys (not the CA)")

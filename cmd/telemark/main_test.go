@@ -35,11 +35,12 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code":    cmdCode,
-			"mode":    cmdMode,
-			"sign":    cmdSign,
-			"replace": cmdReplace,
-			"drop":    cmdDrop,
+			"code":     cmdCode,
+			"mode":     cmdMode,
+			"sign":     cmdSign,
+			"replace":  cmdReplace,
+			"drop":     cmdDrop,
+			"registry": cmdRegistry,
 		},
 		Setup: func(e *testscript.Env) error {
 			// $WORK may be too long for a unix socket.

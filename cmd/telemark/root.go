@@ -62,7 +62,8 @@ func newRoot(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = readVersion().line()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.AddCommand(newCerts(), newKey(), newReceipt(), newExplain(), newConfig(), newVersion())
+	root.AddCommand(newCerts(), newKey(), newReceipt(), newExplain(), newConfig(),
+		newEnroll(), newEK(), newFleet(), newAudit(), newVersion())
 	return root
 }
 
