@@ -90,6 +90,7 @@ type collector struct {
 type wiring struct {
 	name       string
 	dir        string
+	bin        string   // "" is the one that make builds
 	zip        bool     // compresses what it sends
 	zipped     bool     // is sent compressed data
 	queue      string   // of queues
@@ -107,9 +108,13 @@ func compression(zip bool) string {
 }
 
 func startCollector(ctx context.Context, w wiring) (*collector, error) {
-	bin, err := harness.Bin("otelcol-telemark")
-	if err != nil {
-		return nil, err
+	bin := w.bin
+	if bin == "" {
+		built, err := harness.Bin("otelcol-telemark")
+		if err != nil {
+			return nil, err
+		}
+		bin = built
 	}
 	ports, err := harness.FreePorts(6)
 	if err != nil {
@@ -225,7 +230,7 @@ func startFleet(ctx context.Context, dir string, zip bool, o *options) (_ *fleet
 	// default; an application does not when it sends to the agent beside it.
 	start := func(w wiring) (c *collector) {
 		if err == nil {
-			w.dir, w.zip, w.queue = dir, zip, o.queue
+			w.dir, w.bin, w.zip, w.queue = dir, o.bin, zip, o.queue
 			c, err = startCollector(ctx, w)
 		}
 		return c

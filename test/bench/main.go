@@ -48,6 +48,7 @@ type options struct {
 	chip    time.Duration // what the software TPM is slowed down by
 	group   int           // blocks per signature at the collector
 	queue   string        // of the exporters
+	bin     string        // of agents and collectors, "" is the one that make builds
 	profile bool
 }
 
@@ -60,6 +61,7 @@ func main() {
 	flag.DurationVar(&o.chip, "tpm", defaultChip, "signing time of the TPM in the cost cells")
 	flag.IntVar(&o.group, "group", defaultGroup, "blocks per signature in what collectors verify")
 	flag.StringVar(&o.queue, "queue", "memory", "queue of the exporters: memory or none")
+	flag.StringVar(&o.bin, "bin", "", "`file` of the collector to measure, when not bin/otelcol-telemark")
 	flag.BoolVar(&o.profile, "profile", false, "also take CPU profiles of each cost cell, which makes it a little dearer")
 	cell := flag.Duration("cell", 0, "time per cost cell, when not the usual")
 	flag.Parse()

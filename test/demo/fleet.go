@@ -19,11 +19,17 @@ import (
 	"github.com/telemark-otel/telemark/test/harness"
 )
 
-// The machines of the demonstration. The stranger has a TPM like the others,
-// but nobody enrolled it.
+// The machines of the demonstration. One is revoked in mid-run. The stranger has
+// a TPM like the others, but nobody enrolled it.
 var agentNames = []string{"edge-a", "edge-b"}
 
-const stranger = "stranger"
+const (
+	doomed   = "edge-c"
+	stranger = "stranger"
+)
+
+// machines are those that enrol.
+func machines() []string { return append(slices.Clone(agentNames), doomed) }
 
 // demo is the fleet and what is known of it.
 type demo struct {
@@ -33,7 +39,9 @@ type demo struct {
 	stock    string // upstream modules only
 	app      string // the SDK application
 	certs    string
-	keysFile string
+	keysFile string // what the registry knows of keys, for auditors; no process reads it
+	registry *harness.Registry
+	stopFeed func()
 
 	collector, gateway, backend *harness.Process
 	agents                      map[string]*agent
@@ -86,9 +94,9 @@ func newDemo(dir string) (*demo, error) {
 	}
 	names := []string{
 		"gateway.grpc", "gateway.http", "gateway.metrics", "collector.grpc", "collector.http", "collector.otlpmetrics", "collector.nonce", "collector.admin", "collector.metrics",
-		"backend.http", "backend.metrics", "attack",
+		"backend.http", "backend.metrics", "attack", "registry",
 	}
-	for _, a := range append(agentNames, stranger) {
+	for _, a := range append(machines(), stranger) {
 		names = append(names, a+".grpc", a+".http", a+".metrics", a+".health")
 	}
 	free, err := harness.FreePorts(len(names))
@@ -124,28 +132,12 @@ func (d *demo) makeCertificates(ctx context.Context) error {
 	return err
 }
 
-func (d *demo) makeKeys(ctx context.Context) error {
-	show := []string{"key", "show", "--output", "json"}
-	for _, name := range agentNames {
-		keys := filepath.Join(d.dir, name, "keys")
-		if _, err := d.run(ctx, "key", "create", "--device", "swtpm:"+filepath.Join(d.dir, name, "tpm"), "--dir", keys); err != nil {
-			return err
-		}
-		show = append(show, "--dir", keys, "--name", name)
-	}
-	out, err := d.run(ctx, show...)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(d.keysFile, out, 0o600)
-}
-
 // start runs the shipped configurations in the order in which data flows back.
 func (d *demo) start(ctx context.Context) error {
 	d.backend = d.process("backend", d.stock, "test/demo/backend.yaml", nil,
 		"BACKEND_HTTP="+d.addr("backend.http"), "BACKEND_DIR="+filepath.Join(d.dir, "backend"))
-	d.collector = d.process("collector", d.ours, "configs/collector.yaml", []string{"test/demo/collector.yaml"},
-		"TELEMARK_ARCHIVE="+filepath.Join(d.dir, "archive"), "TELEMARK_KEYS="+d.keysFile,
+	d.collector = d.process("collector", d.ours, "configs/collector.yaml", []string{"configs/collector-registry.yaml", "test/demo/collector.yaml"},
+		"TELEMARK_ARCHIVE="+filepath.Join(d.dir, "archive"), "TELEMARK_REGISTRY="+d.registry.URL, "TELEMARK_REGISTRY_PIN="+d.registry.Pin,
 		"TELEMARK_OTLP_GRPC="+d.addr("collector.grpc"), "TELEMARK_OTLP_HTTP="+d.addr("collector.http"), "TELEMARK_METRICS_HTTP="+d.addr("collector.otlpmetrics"),
 		"TELEMARK_COLLECTOR_HTTP="+d.addr("collector.nonce"), "TELEMARK_ADMIN="+d.addr("collector.admin"),
 		"TELEMARK_BACKEND=http://"+d.addr("backend.http"), "TELEMARK_BACKEND_METRICS=http://"+d.addr("backend.http")+"/v1/metrics")
@@ -160,16 +152,16 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	d.attackReceiver = d.addr("attack")
-	for _, name := range agentNames {
-		var overlays []string
+	for _, name := range machines() {
+		overlays := []string{"configs/agent-registry.yaml"}
 		if name == "edge-b" {
-			overlays = []string{"test/demo/attacked.yaml"}
+			overlays = append(overlays, "test/demo/attacked.yaml")
 		}
 		if err := d.startAgent(ctx, name, d.addr("gateway.grpc"), overlays); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.awaitEnrolment(ctx)
 }
 
 func (d *demo) startAgent(ctx context.Context, name, gateway string, overlays []string) error {
@@ -183,6 +175,7 @@ func (d *demo) startAgent(ctx context.Context, name, gateway string, overlays []
 	}
 	a.Process = d.process(name, d.ours, "configs/agent.yaml", overlays,
 		"TPM2_DEVICE=swtpm:"+filepath.Join(dir, "tpm"), "TELEMARK_LOGS="+a.logFile, "TELEMARK_LOGS_START=beginning", "TELEMARK_INTERVAL=1s",
+		"TELEMARK_REGISTRY="+d.registry.URL, "TELEMARK_JOIN_TOKEN="+d.registry.JoinFile, "TELEMARK_NAME="+name,
 		"TELEMARK_NONCES=https://"+d.addr("collector.nonce"), "TELEMARK_GATEWAY="+gateway,
 		"TELEMARK_AGENT_HTTP="+d.addr(name+".health"), "TELEMARK_OTLP_GRPC="+a.otlp, "TELEMARK_OTLP_HTTP="+d.addr(name+".http"),
 		"ATTACK_RECEIVER="+d.addr("attack"), "ATTACK_GATEWAY="+d.hostile.Addr)
@@ -258,6 +251,7 @@ func (d *demo) printAddresses() {
 	fmt.Printf("  gateway   OTLP gRPC %s (TLS)\n", d.addr("gateway.grpc"))
 	fmt.Printf("  collector OTLP gRPC %s (TLS) · nonces https://%s/nonce · own metrics %s\n",
 		d.addr("collector.grpc"), d.addr("collector.nonce"), d.metricsURL("collector"))
+	fmt.Printf("  registry  %s · bin/telemark fleet list --registry %s --token-file %s --ca %s\n", d.registry.URL, d.registry.URL, d.registry.AdminFile, filepath.Join(d.certs, "ca.crt"))
 	fmt.Printf("  status    curl -H \"Authorization: Bearer $(cat %s)\" http://%s/metrics/status\n", filepath.Join(d.certs, "admin.token"), d.addr("collector.admin"))
 	fmt.Printf("  evidence  bin/telemark receipt inspect --summary --keys %s %s\n", d.keysFile, filepath.Join(d.dir, "archive", "*.jsonl"))
 	fmt.Printf("  logs      %s\n", filepath.Join(d.dir, "*.log"))

@@ -1,8 +1,10 @@
-// Command demo shows the main job on real input: two agents with a software
-// TPM each sign host metrics, a tailed log file and the traces of an SDK
-// application; a stock gateway carries them; a collector verifies and archives
-// them; and a hostile gateway fails at every attack. It uses the configuration
-// files that are shipped, with TLS on every hop.
+// Command demo shows the main job on real input: machines with a software TPM
+// each enrol at a registry with a join token and their EK certificate; their
+// agents sign host metrics, a tailed log file and the traces of an SDK
+// application; a stock gateway carries them; a collector, which learns keys from
+// the registry, verifies and archives them; one machine is revoked in mid-run;
+// and a hostile gateway fails at every attack. It uses the configuration files
+// that are shipped, with TLS on every hop.
 //
 //	make demo           # exit 0 only when every number is as it must be
 //	make demo KEEP=1    # leaves everything running and prints the addresses
@@ -47,30 +49,37 @@ func run(ctx context.Context, dir string, length time.Duration, keep bool) error
 		do  func(context.Context) error
 	}{
 		{"certificates for TLS on every hop", d.makeCertificates},
-		{"a software TPM and a signing key for each agent", d.makeKeys},
-		{"the collector, the stock gateway and the agents", d.start},
+		{"a software TPM with an EK certificate for each machine", d.makeTPMs},
+		{"the registry, and a join token", d.startRegistry},
+		{"the collector, the stock gateway and the agents, which enrol", d.start},
 	}
 	for i, step := range steps {
-		fmt.Printf("[%d/%d] %s\n", i+1, len(steps)+3, step.say)
+		fmt.Printf("[%d/%d] %s\n", i+1, len(steps)+4, step.say)
 		if err := step.do(ctx); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("[4/6] host metrics, a log file and an SDK application's traces flow for %s\n", length)
+	fmt.Printf("[5/8] host metrics, a log file and an SDK application's traces flow for %s\n", length)
+	d.feed(ctx)
 	if err := d.flow(ctx, length); err != nil {
 		return err
 	}
-	fmt.Println("[5/6] a hostile gateway attacks")
+	fmt.Printf("[6/8] %s is revoked while its data flows\n", doomed)
+	gone, err := d.revoke(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Println("[7/8] a hostile gateway attacks")
 	attacked, err := d.runAttacks(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Println("[6/6] the agents say farewell, queues drain, the archive is read")
+	fmt.Println("[8/8] the agents say farewell, queues drain, the archive is read")
 	rows, figures, err := d.settle(ctx, attacked)
 	if err != nil {
 		return err
 	}
-	printReport(rows, figures, attacked)
+	printReport(rows, figures, gone, attacked)
 	if keep {
 		if err := d.keep(ctx); err != nil {
 			return err
@@ -86,7 +95,7 @@ func run(ctx context.Context, dir string, length time.Duration, keep bool) error
 			return errNotAsItMustBe
 		}
 	}
-	if figures.gaps != 0 {
+	if figures.gaps != 0 || !gone.ok() {
 		return errNotAsItMustBe
 	}
 	return nil

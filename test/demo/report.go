@@ -36,15 +36,16 @@ type figures struct {
 	gaps           int
 }
 
-func printReport(rows []row, f figures, attacks []attackRow) {
+func printReport(rows []row, f figures, gone revoked, attacks []attackRow) {
 	fmt.Println()
 	table([]string{"AGENT", "SIGNAL", "SENT", "VERIFIED", "REJECTED", "LOST", "TWICE"}, 2, func(add func(ok bool, cells ...string)) {
 		for _, r := range rows {
 			add(r.ok(), r.agent, r.signal, thousands(r.sent), thousands(r.verified), thousands(r.rejected), thousands(r.lost), thousands(r.twice))
 		}
 	})
-	fmt.Printf("latency added p50 %s p99 %s · %.1f blocks per signature · gaps %d\n\n",
+	fmt.Printf("latency added p50 %s p99 %s · %.1f blocks per signature · gaps %d\n",
 		f.p50.Round(100*time.Microsecond), f.p99.Round(100*time.Microsecond), f.blocksPerGroup, f.gaps)
+	fmt.Printf("%s\n\n", gone)
 	table([]string{"ATTACK (hostile gateway)", "VERDICT", "NEIGHBOURS"}, 3, func(add func(ok bool, cells ...string)) {
 		for _, r := range attacks {
 			add(r.ok(), r.name, r.got, r.neighbours)

@@ -15,6 +15,7 @@ import (
 type stream struct {
 	KID        string         `json:"kid"`
 	Stream     string         `json:"stream"`
+	Verified   int            `json:"verified"`
 	Refused    map[string]int `json:"refused"`
 	GapsOpen   int            `json:"gaps_open"`
 	Reported   int            `json:"gaps_reported"` // of those that are open

@@ -21,6 +21,9 @@ type Fleet struct {
 	// Devices are the TPMs of agents, by name, that are to use another one than
 	// a software TPM of their own.
 	Devices map[string]string
+	// Registry is where agents enrol and collectors learn keys; without one
+	// keys come from a file.
+	Registry *Registry
 }
 
 func (f *Fleet) device(agent string) string {
@@ -124,6 +127,23 @@ func (f *Fleet) node(name, bin string, fsync bool, config string, overlays []str
 	return n, nil
 }
 
+// enrolling is the section of an agent that enrols, under its own name.
+func (f *Fleet) enrolling(name string) string {
+	if f.Registry == nil {
+		return ""
+	}
+	return fmt.Sprintf("registry: {endpoint: %q, token_file: %q, name: %q}", f.Registry.URL, f.Registry.JoinFile, name)
+}
+
+// trusting is what a collector takes keys from, and the extension it needs.
+func (f *Fleet) trusting(keysFile string) (keys, extension string) {
+	if f.Registry == nil {
+		return fmt.Sprintf("{file: %q}", keysFile), ""
+	}
+	return fmt.Sprintf(`{registry: {endpoint: %q, pin_file: %q, cache: "$DIR/registry.cache", auth: {authenticator: bearertokenauth}}}`, f.Registry.URL, f.Registry.Pin),
+		fmt.Sprintf("bearertokenauth: {filename: %q}", f.Registry.ViewFile)
+}
+
 // Agent makes an agent that sends to the OTLP gRPC address next and fetches
 // nonces from the URL nonce; with an empty one it signs without nonces.
 func (f *Fleet) Agent(name, next, nonce string, overlays ...string) (*Node, error) {
@@ -136,6 +156,7 @@ extensions:
     device: "%s"
     key: {dir: "$DIR/keys"}
     storage: file_storage
+    %s
     %s
 processors:
   tpmsign: {pending: {storage: file_storage}}
@@ -151,7 +172,7 @@ service:
     metrics: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     logs: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     traces: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
-`, f.device(name), nonce, next)
+`, f.device(name), nonce, f.enrolling(name), next)
 	return f.node(name, "otelcol-telemark", true, config, overlays)
 }
 
@@ -176,28 +197,34 @@ service:
 	return f.node(name, "otelcol-stock", true, config, overlays)
 }
 
-// Collector makes a receiving collector that trusts the keys of the file and
-// archives what it verified, receipts kept. With rotation the file exporter
-// writes each request through.
+// Collector makes a receiving collector that trusts the keys of the file, or
+// those of the fleet's registry, and archives what it verified, receipts kept.
+// With rotation the file exporter writes each request through.
 func (f *Fleet) Collector(name, keysFile string, overlays ...string) (*Node, error) {
+	keys, authenticator := f.trusting(keysFile)
+	extensions := "health_check, file_storage, nonce"
+	if authenticator != "" {
+		extensions += ", bearertokenauth"
+	}
 	config := fmt.Sprintf(`
 extensions:
+  %s
   nonce: {endpoint: "$NONCE", admin: {endpoint: "$ADMIN"}, storage: file_storage, gap_timeout: 2s}
 processors:
   tpmverify:
-    keys: {file: "%s"}
+    keys: %s
     receipts: keep
 exporters:
   file/metrics: {path: "$DIR/metrics.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
   file/logs: {path: "$DIR/logs.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
   file/traces: {path: "$DIR/traces.jsonl", rotation: {max_megabytes: 200, max_backups: 0}}
 service:
-  extensions: [health_check, file_storage, nonce]
+  extensions: [%s]
   pipelines:
     metrics: {receivers: [otlp], processors: [tpmverify], exporters: [file/metrics]}
     logs: {receivers: [otlp], processors: [tpmverify], exporters: [file/logs]}
     traces: {receivers: [otlp], processors: [tpmverify], exporters: [file/traces]}
-`, keysFile)
+`, authenticator, keys, extensions)
 	return f.node(name, "otelcol-telemark", true, config, overlays)
 }
 
