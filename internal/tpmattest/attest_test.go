@@ -13,19 +13,19 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 )
 
 // bench is one TPM with an attestation key and a signing key.
 type bench struct {
-	m       *attestlab.TPM
-	ak, key *attestlab.Object
+	m       *attesttest.TPM
+	ak, key *attesttest.Object
 }
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	m := attestlab.New(t)
-	return &bench{m: m, ak: m.Primary(tpm2.TPMRHEndorsement, attestlab.AK()), key: m.Primary(tpm2.TPMRHOwner, attestlab.Key())}
+	m := attesttest.New(t)
+	return &bench{m: m, ak: m.Primary(tpm2.TPMRHEndorsement, attesttest.AK()), key: m.Primary(tpm2.TPMRHOwner, attesttest.Key())}
 }
 
 func TestReplayedCertifyIsRefused(t *testing.T) {
@@ -40,7 +40,7 @@ func TestReplayedCertifyIsRefused(t *testing.T) {
 
 func TestCertifyOfAnotherKeyIsRefused(t *testing.T) {
 	b := newBench(t)
-	other := b.m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "other"))
+	other := b.m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "other"))
 	a := b.m.Certify(b.ak, other, question("q"))
 	refusedFor(t, api.CertifyName, tpmattest.VerifyCertify(&a, parseAK(t, b.ak), parseKey(t, b.key), question("q")))
 }
@@ -48,7 +48,7 @@ func TestCertifyOfAnotherKeyIsRefused(t *testing.T) {
 // The same key with other attributes has another Name.
 func TestCertifyOfTheKeyWithOtherAttributesIsRefused(t *testing.T) {
 	b := newBench(t)
-	restricted := b.m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.AKAttributes, "key"))
+	restricted := b.m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.AKAttributes, "key"))
 	claimed, err := tpmattest.ParseKey(withAttributes(restricted.Public, without(bitRestricted)))
 	require.NoError(t, err)
 	a := b.m.Certify(b.ak, restricted, question("q"))
@@ -57,7 +57,7 @@ func TestCertifyOfTheKeyWithOtherAttributesIsRefused(t *testing.T) {
 
 func TestCertifyByAnotherAKIsRefused(t *testing.T) {
 	b := newBench(t)
-	other := b.m.Primary(tpm2.TPMRHEndorsement, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.AKAttributes, "other"))
+	other := b.m.Primary(tpm2.TPMRHEndorsement, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.AKAttributes, "other"))
 	a := b.m.Certify(other, b.key, question("q"))
 	refusedFor(t, api.CertifySignature, tpmattest.VerifyCertify(&a, parseAK(t, b.ak), parseKey(t, b.key), question("q")))
 }
@@ -88,7 +88,7 @@ func TestTPMDoesNotCertifyASoftwareKey(t *testing.T) {
 // what ParseAK is there for.
 func TestUnrestrictedAKForgesAnAttestation(t *testing.T) {
 	b := newBench(t)
-	liar := b.m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "liar"))
+	liar := b.m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "liar"))
 	real := b.m.Certify(b.ak, b.key, question("q"))
 	digest := sha256.Sum256(real.Attest)
 	signature, err := b.m.Sign(liar, digest[:])
@@ -147,7 +147,7 @@ func TestSpoiltCertifyIsRefused(t *testing.T) {
 func TestMalformedCertifyInfoUnderAGoodSignatureIsRefused(t *testing.T) {
 	b := newBench(t)
 	good := b.m.Certify(b.ak, b.key, question("q"))
-	liar := b.m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "liar"))
+	liar := b.m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "liar"))
 	lie, err := tpmattest.ParseAK(withAttributes(liar.Public, with(bitRestricted)))
 	require.NoError(t, err)
 	n := len(good.Attest)

@@ -23,7 +23,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/tpm/swtpm"
 	"github.com/telemark-otel/telemark/internal/tpm/tpmtest"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 )
 
 var now = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -74,7 +74,7 @@ func TestEKCertificatesOfAManufacturedTPM(t *testing.T) {
 			require.NoError(t, err, "the TPM holds the intermediate")
 			_, err = tpmattest.VerifyEKCertificate(read.Certificate, ek, roots, nil, nil, time.Now())
 			refusedFor(t, api.EKCertificateUntrusted, err)
-			_, err = tpmattest.VerifyEKCertificate(read.Certificate, ek, attestlab.NewAuthority(t).Roots(), intermediates, nil, time.Now())
+			_, err = tpmattest.VerifyEKCertificate(read.Certificate, ek, attesttest.NewAuthority(t).Roots(), intermediates, nil, time.Now())
 			refusedFor(t, api.EKCertificateUntrusted, err)
 		})
 	}
@@ -91,7 +91,7 @@ func testKey(t testing.TB) *ecdsa.PublicKey {
 }
 
 func TestEKCertificateIsRefused(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	key := testKey(t)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
@@ -117,10 +117,10 @@ func TestEKCertificateIsRefused(t *testing.T) {
 			c.ExtraExtensions, c.DNSNames = nil, []string{"tpm.example"}
 		}, api.EKCertificateUsage},
 		"SAN without model": {key, func(c *x509.Certificate) {
-			c.ExtraExtensions = []pkix.Extension{attestlab.AltName("id:54534D4B", "", "id:1")}
+			c.ExtraExtensions = []pkix.Extension{attesttest.AltName("id:54534D4B", "", "id:1")}
 		}, api.EKCertificateMalformed},
 		"SAN with a very long model": {key, func(c *x509.Certificate) {
-			c.ExtraExtensions = []pkix.Extension{attestlab.AltName("id:54534D4B", string(make([]byte, 200)), "id:1")}
+			c.ExtraExtensions = []pkix.Extension{attesttest.AltName("id:54534D4B", string(make([]byte, 200)), "id:1")}
 		}, api.EKCertificateMalformed},
 		"SAN that is no list": {key, func(c *x509.Certificate) {
 			c.ExtraExtensions[0].Value = []byte{0x30, 3, 0xA4, 1, 0x05}
@@ -132,7 +132,7 @@ func TestEKCertificateIsRefused(t *testing.T) {
 		"not yet valid": {key, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Second) }, api.EKCertificateExpired},
 	} {
 		t.Run(name, func(t *testing.T) {
-			template := attestlab.Template(c.public)
+			template := attesttest.Template(c.public)
 			c.spoil(template)
 			der := lab.Issue(template, c.public)
 			cert, err := tpmattest.VerifyEKCertificate(der, ekOf(c.public), lab.Roots(), lab.Intermediates(), nil, now)
@@ -147,14 +147,14 @@ func TestEKCertificateIsRefused(t *testing.T) {
 }
 
 func TestEKCertificateOfAnotherEKIsRefused(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	_, err := tpmattest.VerifyEKCertificate(lab.Certify(testKey(t)), ekOf(testKey(t)), lab.Roots(), lab.Intermediates(), nil, now)
 	refusedFor(t, api.EKCertificateMismatch, err)
 }
 
 // No roots are no trust, and never that of the operating system.
 func TestEKCertificateWithoutRootsIsRefused(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	key := testKey(t)
 	for _, roots := range []*x509.CertPool{nil, x509.NewCertPool(), lab.Intermediates()} {
 		_, err := tpmattest.VerifyEKCertificate(lab.Certify(key), ekOf(key), roots, lab.Intermediates(), nil, now)
@@ -168,7 +168,7 @@ func TestEKCertificateWithoutRootsIsRefused(t *testing.T) {
 
 // What the TPM brings along is a way to a root and never one.
 func TestSelfMadeRootFromTheTPMIsRefused(t *testing.T) {
-	lab, forged := attestlab.NewAuthority(t), attestlab.NewAuthority(t)
+	lab, forged := attesttest.NewAuthority(t), attesttest.NewAuthority(t)
 	key := testKey(t)
 	_, err := tpmattest.VerifyEKCertificate(forged.Certify(key), ekOf(key), lab.Roots(), lab.Intermediates(), [][]byte{forged.Intermediate.Raw, forged.Root.Raw}, now)
 	refusedFor(t, api.EKCertificateUntrusted, err)
@@ -181,7 +181,7 @@ func TestSelfMadeRootFromTheTPMIsRefused(t *testing.T) {
 // An authority that may not sign certificates, or EK certificates that sign
 // others, make no chain.
 func TestEKCertificateBelowAnEKCertificateIsRefused(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	key := testKey(t)
 	leaf := lab.Certify(key)
 	_, err := tpmattest.VerifyEKCertificate(leaf, ekOf(key), lab.Roots(), nil, [][]byte{leaf}, now)
@@ -191,7 +191,7 @@ func TestEKCertificateBelowAnEKCertificateIsRefused(t *testing.T) {
 // Certificates that are not strictly DER, as some manufacturers wrote them, and
 // what is none at all, are told apart from those that are not trusted.
 func TestEKCertificateThatIsNotDERIsRefused(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	key := testKey(t)
 	good := lab.Certify(key)
 	notDER := append([]byte{0x30, 0x84, 0, 0}, good[2:]...) // a length in more bytes than needed

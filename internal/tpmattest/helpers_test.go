@@ -12,7 +12,7 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 )
 
 func refusedFor(t testing.TB, reason api.Reason, err error) {
@@ -21,21 +21,21 @@ func refusedFor(t testing.TB, reason api.Reason, err error) {
 	require.Equal(t, reason, api.ReasonOf(err), "%v", err)
 }
 
-func parseEK(t testing.TB, o *attestlab.Object) *tpmattest.EK {
+func parseEK(t testing.TB, o *attesttest.Object) *tpmattest.EK {
 	t.Helper()
 	ek, err := tpmattest.ParseEK(o.Public)
 	require.NoError(t, err)
 	return ek
 }
 
-func parseAK(t testing.TB, o *attestlab.Object) *tpmattest.AK {
+func parseAK(t testing.TB, o *attesttest.Object) *tpmattest.AK {
 	t.Helper()
 	ak, err := tpmattest.ParseAK(o.Public)
 	require.NoError(t, err)
 	return ak
 }
 
-func parseKey(t testing.TB, o *attestlab.Object) *tpmattest.Key {
+func parseKey(t testing.TB, o *attesttest.Object) *tpmattest.Key {
 	t.Helper()
 	key, err := tpmattest.ParseKey(o.Public)
 	require.NoError(t, err)

@@ -10,17 +10,17 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 )
 
 // A credential made in software is opened by the TPM with the EK and the AK
 // that it was made for, and by no other.
 func TestCredentialIsOpenedByItsTPMOnly(t *testing.T) {
-	m := attestlab.New(t)
-	ak := m.Primary(tpm2.TPMRHEndorsement, attestlab.AK())
-	other := m.Primary(tpm2.TPMRHEndorsement, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.AKAttributes, "other"))
+	m := attesttest.New(t)
+	ak := m.Primary(tpm2.TPMRHEndorsement, attesttest.AK())
+	other := m.Primary(tpm2.TPMRHEndorsement, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.AKAttributes, "other"))
 	for name, template := range map[string]tpm2.TPMTPublic{
-		"RSA-2048": attestlab.EKRSA2048, "P-256": attestlab.EKP256, "P-384": attestlab.EKP384,
+		"RSA-2048": attesttest.EKRSA2048, "P-256": attesttest.EKP256, "P-384": attesttest.EKP384,
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := m.EK(template)
@@ -48,17 +48,17 @@ func TestCredentialIsOpenedByItsTPMOnly(t *testing.T) {
 }
 
 func TestCredentialForAnotherTPMStaysShut(t *testing.T) {
-	m, other := attestlab.New(t), attestlab.New(t)
-	ak, ek := m.Primary(tpm2.TPMRHEndorsement, attestlab.AK()), m.EK(attestlab.EKP256)
-	c, err := tpmattest.MakeCredential(rand.Reader, parseEK(t, other.EK(attestlab.EKP256)), ak.Name.Buffer, question("secret"))
+	m, other := attesttest.New(t), attesttest.New(t)
+	ak, ek := m.Primary(tpm2.TPMRHEndorsement, attesttest.AK()), m.EK(attesttest.EKP256)
+	c, err := tpmattest.MakeCredential(rand.Reader, parseEK(t, other.EK(attesttest.EKP256)), ak.Name.Buffer, question("secret"))
 	require.NoError(t, err)
 	_, err = m.Activate(ek, ak, c)
 	require.Error(t, err)
 }
 
 func TestEKThatFollowsNoTemplateIsRefused(t *testing.T) {
-	m := attestlab.New(t)
-	p256, p384, rsa := m.EK(attestlab.EKP256), m.EK(attestlab.EKP384), m.EK(attestlab.EKRSA2048)
+	m := attesttest.New(t)
+	p256, p384, rsa := m.EK(attesttest.EKP256), m.EK(attesttest.EKP384), m.EK(attesttest.EKRSA2048)
 	for name, public := range map[string][]byte{
 		"restricted not set":  withAttributes(p256.Public, without(bitRestricted)),
 		"signs":               withAttributes(p256.Public, with(bitSign)),
@@ -96,19 +96,19 @@ func TestEKThatFollowsNoTemplateIsRefused(t *testing.T) {
 }
 
 // lone is a key of a TPM of its own, since one TPM has room for three.
-func lone(t testing.TB) *attestlab.Object {
-	return attestlab.New(t).Primary(tpm2.TPMRHEndorsement, attestlab.AK())
+func lone(t testing.TB) *attesttest.Object {
+	return attesttest.New(t).Primary(tpm2.TPMRHEndorsement, attesttest.AK())
 }
 
 func TestAKOfEveryAcceptedSchemeIsTaken(t *testing.T) {
-	m := attestlab.New(t)
+	m := attesttest.New(t)
 	for name, template := range map[string]tpm2.TPMTPublic{
-		"P-256": attestlab.AK(),
-		"P-384": attestlab.ECDSA(tpm2.TPMECCNistP384, attestlab.AKAttributes, ""),
-		"RSA":   attestlab.RSASSA(attestlab.AKAttributes),
+		"P-256": attesttest.AK(),
+		"P-384": attesttest.ECDSA(tpm2.TPMECCNistP384, attesttest.AKAttributes, ""),
+		"RSA":   attesttest.RSASSA(attesttest.AKAttributes),
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, key := m.Primary(tpm2.TPMRHEndorsement, template), m.Primary(tpm2.TPMRHOwner, attestlab.Key())
+			o, key := m.Primary(tpm2.TPMRHEndorsement, template), m.Primary(tpm2.TPMRHOwner, attesttest.Key())
 			defer m.Flush(o, key)
 			ak := parseAK(t, o)
 			require.Equal(t, o.Name.Buffer, ak.Name)
@@ -150,14 +150,14 @@ func TestAKAttributesAreEachRefused(t *testing.T) {
 }
 
 func TestKeyAttributesAreEachRefused(t *testing.T) {
-	m := attestlab.New(t)
-	o := m.Primary(tpm2.TPMRHOwner, attestlab.Key())
+	m := attesttest.New(t)
+	o := m.Primary(tpm2.TPMRHOwner, attesttest.Key())
 	good := o.Public
 	key := parseKey(t, o)
 	require.Equal(t, o.Name.Buffer, key.Name)
 	require.Equal(t, good, key.TPM)
-	p384 := m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP384, attestlab.KeyAttributes, "")).Public
-	rsa := m.Primary(tpm2.TPMRHOwner, attestlab.RSASSA(attestlab.KeyAttributes)).Public
+	p384 := m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP384, attesttest.KeyAttributes, "")).Public
+	rsa := m.Primary(tpm2.TPMRHOwner, attesttest.RSASSA(attesttest.KeyAttributes)).Public
 	for reason, publics := range map[api.Reason][][]byte{
 		api.KeyRestricted:  {withAttributes(good, with(bitRestricted))},
 		api.KeyNotSigning:  {withAttributes(good, without(bitSign))},
@@ -177,9 +177,9 @@ func TestKeyAttributesAreEachRefused(t *testing.T) {
 // What a TPM makes with bad attributes is refused as well as what somebody
 // writes down.
 func TestImportableKeyOfARealTPMIsRefused(t *testing.T) {
-	m := attestlab.New(t)
-	a := attestlab.KeyAttributes
+	m := attesttest.New(t)
+	a := attesttest.KeyAttributes
 	a.FixedTPM, a.FixedParent = false, false
-	_, err := tpmattest.ParseKey(m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, a, "")).Public)
+	_, err := tpmattest.ParseKey(m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, a, "")).Public)
 	refusedFor(t, api.KeyNotFixed, err)
 }

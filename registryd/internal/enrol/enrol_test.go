@@ -16,7 +16,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/tpm/swtpm"
 	"github.com/telemark-otel/telemark/internal/tpm/tpmtest"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -247,7 +247,7 @@ func TestNewKeySupersedesTheOldOne(t *testing.T) {
 	old := *m
 	oldKID := m.kid()
 	w.clock.pass(time.Hour)
-	m.anotherKey("second", attestlab.KeyAttributes)
+	m.anotherKey("second", attesttest.KeyAttributes)
 	w.enrolled(m)
 
 	row := w.keyRow(oldKID)
@@ -261,7 +261,7 @@ func TestNewKeySupersedesTheOldOne(t *testing.T) {
 	require.Contains(t, string(w.log(0)[1].Detail), `"superseded":["`+oldKID+`"]`)
 
 	m.tpm.Flush(m.key)
-	old.key = m.tpm.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "key"))
+	old.key = m.tpm.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "key"))
 	require.Equal(t, oldKID, old.kid())
 	w.refused(api.KeyRevoked, &old)
 }
@@ -274,7 +274,7 @@ func TestSupersedingDoesNotRevalidateALapsedLease(t *testing.T) {
 	m.token = w.newToken(1)
 	first := w.enrolled(m)
 	w.clock.pass(100 * time.Hour)
-	m.anotherKey("second", attestlab.KeyAttributes)
+	m.anotherKey("second", attesttest.KeyAttributes)
 	w.enrolled(m)
 	require.Equal(t, first.Expires, w.keyRow(first.KID).ExpiresAt)
 }

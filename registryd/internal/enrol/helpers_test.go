@@ -14,7 +14,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/registry/audit"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -44,7 +44,7 @@ type world struct {
 	db      *store.DB
 	service *enrol.Service
 	options enrol.Options
-	lab     *attestlab.Authority
+	lab     *attesttest.Authority
 }
 
 const lease = 24 * time.Hour
@@ -57,7 +57,7 @@ func newWorld(t testing.TB, change ...func(*enrol.Options)) *world {
 // newWorldOn is newWorld on a store of this name.
 func newWorldOn(t testing.TB, dsn string, change ...func(*enrol.Options)) *world {
 	t.Helper()
-	w := &world{t: t, clock: &clock{t: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, lab: attestlab.NewAuthority(t)}
+	w := &world{t: t, clock: &clock{t: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, lab: attesttest.NewAuthority(t)}
 	var err error
 	w.db, err = store.Open(t.Context(), dsn, store.Options{Now: w.clock.now})
 	require.NoError(t, err)
@@ -81,8 +81,8 @@ func question(s string) []byte {
 // machine is a TPM with its keys. One TPM can be several machines, since an
 // endorsement key depends on what stands in its template.
 type machine struct {
-	tpm         *attestlab.TPM
-	ek, ak, key *attestlab.Object
+	tpm         *attesttest.TPM
+	ek, ak, key *attesttest.Object
 	certificate []byte
 	name        string
 	token       *api.Token
@@ -93,24 +93,24 @@ func (m *machine) hierarchy() api.Hierarchy {
 }
 
 // newMachine makes a machine with an EK certificate.
-func (w *world) newMachine() *machine { return w.machineOn(attestlab.New(w.t), "") }
+func (w *world) newMachine() *machine { return w.machineOn(attesttest.New(w.t), "") }
 
 // machineEK makes the TPM's EK, or another one for a seed.
-func (w *world) machineEK(m *attestlab.TPM, seed string) *attestlab.Object {
+func (w *world) machineEK(m *attesttest.TPM, seed string) *attesttest.Object {
 	w.t.Helper()
-	template := attestlab.EKP256
+	template := attesttest.EKP256
 	if seed != "" {
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: question(seed)}})
 	}
 	return m.EK(template)
 }
 
-func (w *world) machineOn(m *attestlab.TPM, seed string) *machine {
+func (w *world) machineOn(m *attesttest.TPM, seed string) *machine {
 	w.t.Helper()
 	out := &machine{
 		tpm: m, ek: w.machineEK(m, seed),
-		ak:  m.Primary(tpm2.TPMRHEndorsement, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.AKAttributes, "ak"+seed)),
-		key: m.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "key"+seed)),
+		ak:  m.Primary(tpm2.TPMRHEndorsement, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.AKAttributes, "ak"+seed)),
+		key: m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "key"+seed)),
 	}
 	ek, err := tpmattest.ParseEK(out.ek.Public)
 	require.NoError(w.t, err)
@@ -121,7 +121,7 @@ func (w *world) machineOn(m *attestlab.TPM, seed string) *machine {
 // anotherKey gives a machine another signing key.
 func (m *machine) anotherKey(seed string, attributes tpm2.TPMAObject) {
 	m.tpm.Flush(m.key)
-	m.key = m.tpm.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attributes, seed))
+	m.key = m.tpm.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attributes, seed))
 }
 
 func (m *machine) hash(t testing.TB) string {

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -65,10 +65,10 @@ func TestPendingKeyThatIsReplacedIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	m := w.newMachine()
 	first := w.pending(m)
-	m.anotherKey("second", attestlab.KeyAttributes)
+	m.anotherKey("second", attesttest.KeyAttributes)
 	second := w.pending(m)
 	require.Equal(t, []string{second.KID, first.KID}, w.events()[1].KIDs)
-	m.anotherKey("third", attestlab.KeyAttributes)
+	m.anotherKey("third", attesttest.KeyAttributes)
 	m.token = w.newToken(1)
 	w.enrolled(m)
 	w.view(func(tx *store.Tx) error {
@@ -81,7 +81,7 @@ func TestPendingKeyThatIsReplacedIsForgotten(t *testing.T) {
 
 func TestQueueIsBounded(t *testing.T) {
 	w := newWorld(t, func(o *enrol.Options) { o.MaxPending = 1 })
-	tpm := attestlab.New(t)
+	tpm := attesttest.New(t)
 	first := w.machineOn(tpm, "first")
 	w.pending(first)
 	tpm.Flush(first.ek, first.ak, first.key)
@@ -121,7 +121,7 @@ func TestRevokedMachineStaysOut(t *testing.T) {
 	w.enrolled(m)
 	w.revoke(m, true)
 	w.refused(api.MachineRevoked, m)
-	m.anotherKey("new", attestlab.KeyAttributes)
+	m.anotherKey("new", attesttest.KeyAttributes)
 	m.token = w.newToken(1)
 	w.refused(api.MachineRevoked, m)
 	entries := w.log(1)
@@ -140,7 +140,7 @@ func TestRevokedKeyStaysOutAndItsMachineDoesNot(t *testing.T) {
 	w.revoke(m, false)
 	revoked := m.kid()
 	w.refused(api.KeyRevoked, m)
-	m.anotherKey("new", attestlab.KeyAttributes)
+	m.anotherKey("new", attesttest.KeyAttributes)
 	w.enrolled(m)
 	require.Equal(t, api.StateRevoked, w.keyRow(revoked).State, "and is not made superseded")
 }

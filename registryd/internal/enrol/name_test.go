@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -36,7 +36,7 @@ func TestNames(t *testing.T) {
 	} {
 		t.Run(label, func(t *testing.T) {
 			w := newWorld(t)
-			tpm := attestlab.New(t)
+			tpm := attesttest.New(t)
 			holder := w.machineOn(tpm, "holder")
 			holder.name, holder.token = "taken", w.newToken(1)
 			w.enrolled(holder)
@@ -84,7 +84,7 @@ func TestOwnNameMayBeAskedFor(t *testing.T) {
 // A machine that only waits cannot keep a name from one that is let in.
 func TestPendingMachineDoesNotHoldAName(t *testing.T) {
 	w := newWorld(t)
-	tpm := attestlab.New(t)
+	tpm := attesttest.New(t)
 	squatter := w.machineOn(tpm, "squatter")
 	squatter.name = "edge-a"
 	require.Equal(t, "edge-a", w.pending(squatter).Name)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 )
 
@@ -60,21 +60,21 @@ func startRefused(t *testing.T, w *world, reason api.Reason, m *machine) {
 // The keys of a machine are judged before a credential is made for them.
 func TestBadKeysGetNoChallenge(t *testing.T) {
 	w, m := withToken(t)
-	importable := attestlab.KeyAttributes
+	importable := attesttest.KeyAttributes
 	importable.FixedTPM, importable.FixedParent = false, false
-	unrestricted := attestlab.KeyAttributes
+	unrestricted := attesttest.KeyAttributes
 	for name, c := range map[string]struct {
 		attributes tpm2.TPMAObject
 		reason     api.Reason
-	}{"restricted": {attestlab.AKAttributes, api.KeyRestricted}, "importable": {importable, api.KeyNotFixed}} {
+	}{"restricted": {attesttest.AKAttributes, api.KeyRestricted}, "importable": {importable, api.KeyNotFixed}} {
 		t.Run(name, func(t *testing.T) {
 			m.anotherKey(name, c.attributes)
 			startRefused(t, w, c.reason, m)
 		})
 	}
-	m.anotherKey("key", attestlab.KeyAttributes)
+	m.anotherKey("key", attesttest.KeyAttributes)
 	m.tpm.Flush(m.ak)
-	m.ak = m.tpm.Primary(tpm2.TPMRHEndorsement, attestlab.ECDSA(tpm2.TPMECCNistP256, unrestricted, "ak"))
+	m.ak = m.tpm.Primary(tpm2.TPMRHEndorsement, attesttest.ECDSA(tpm2.TPMECCNistP256, unrestricted, "ak"))
 	startRefused(t, w, api.AKNotRestricted, m)
 	m.ek = m.ak
 	startRefused(t, w, api.EKUnsupported, m)
@@ -90,7 +90,7 @@ func TestSoftwareKeyIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	n := len(m.key.Public)
 	forged := *m
-	forged.key = &attestlab.Object{Public: slices.Concat(m.key.Public[:n-68], []byte{0, 32}, point[1:33], []byte{0, 32}, point[33:])}
+	forged.key = &attesttest.Object{Public: slices.Concat(m.key.Public[:n-68], []byte{0, 32}, point[1:33], []byte{0, 32}, point[33:])}
 
 	c, err := w.service.Start(t.Context(), forged.start())
 	require.NoError(t, err)
@@ -172,9 +172,9 @@ func TestEKCertificateIsRefused(t *testing.T) {
 			cert, err := x509.ParseCertificate(m.certificate)
 			require.NoError(t, err)
 			lab := w.lab
-			template := attestlab.Template(cert.PublicKey)
+			template := attesttest.Template(cert.PublicKey)
 			if c.spoil == nil {
-				lab = attestlab.NewAuthority(t)
+				lab = attesttest.NewAuthority(t)
 			} else {
 				c.spoil(template)
 			}

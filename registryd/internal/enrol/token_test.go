@@ -9,7 +9,7 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/pgtest"
 	"github.com/telemark-otel/telemark/internal/registry/api"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -89,7 +89,7 @@ func TestFiftyParallelUsesOverTwoReplicasGiveExactlyFive(t *testing.T) {
 func fiftyUsesOfFive(t *testing.T, w *world, replicas ...*enrol.Service) {
 	t.Helper()
 	token := w.newToken(5)
-	tpm := attestlab.New(t)
+	tpm := attesttest.New(t)
 	const machines, uses = 50, 5
 	requests := make([]*api.EnrolmentComplete, machines)
 	for i := range requests {

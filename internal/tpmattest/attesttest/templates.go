@@ -1,4 +1,4 @@
-package attestlab
+package attesttest
 
 import "github.com/google/go-tpm/tpm2"
 

@@ -1,4 +1,4 @@
-package attestlab
+package attesttest
 
 import (
 	"crypto"
