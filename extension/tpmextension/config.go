@@ -25,6 +25,7 @@ const (
 	maxCommandTimeout = 5 * time.Minute
 	maxRetryInterval  = time.Hour
 	maxMaxWaiting     = 1 << 20
+	maxGroupInterval  = time.Second
 	minRenewInterval  = time.Second
 	maxMaxAge         = 7 * 24 * time.Hour
 	maxDeployment     = 256
@@ -52,6 +53,13 @@ type Config struct {
 	// MaxGroup is how many blocks one signature covers at most: 1 to 65536.
 	// Default 4096.
 	MaxGroup int `mapstructure:"max_group"`
+
+	// GroupInterval is how long after one group the next is closed, at the
+	// soonest, while blocks keep waiting: a TPM that is faster then signs larger
+	// groups, which saves its computer a millisecond of work each. A TPM that is
+	// slower and a block that nobody waits with are not delayed. 0 to 1s; 0
+	// means at once. Default 20ms.
+	GroupInterval time.Duration `mapstructure:"group_interval"`
 
 	// MaxWaiting is how many blocks may wait for a signature: from max_group
 	// to 1048576. Beyond it pipelines are refused until there is room.
@@ -158,6 +166,7 @@ var (
 	errAudience       = errors.New("`audience` must have 1 to 128 bytes of printable ASCII; leave it out for \"telemark\"")
 	errDeployment     = errors.New("`deployment` must have at most 256 bytes; leave it out to use `audience`")
 	errMaxGroup       = errors.New("`max_group` must be 1 to 65536 blocks")
+	errGroupInterval  = errors.New("`group_interval` must be 0 to 1s; 0 closes a group as soon as the TPM is free")
 	errMaxWaiting     = errors.New("`max_waiting` must be at least `max_group` and at most 1048576 blocks")
 	errCommandTimeout = errors.New("`command_timeout` must be 2s to 5m; TPMs are slow and a command given up is not a command undone")
 	errRetryInitial   = errors.New("`retry::initial_interval` must be above 0 and at most `retry::max_interval`")
@@ -179,6 +188,7 @@ func (c *Config) Validate() error {
 		check(errAudience, validAudience(c.Audience), c.Audience),
 		check(errDeployment, len(c.Deployment) <= maxDeployment, len(c.Deployment)),
 		check(errMaxGroup, c.MaxGroup >= 1 && c.MaxGroup <= receipt.MaxTreeSize, c.MaxGroup),
+		check(errGroupInterval, c.GroupInterval >= 0 && c.GroupInterval <= maxGroupInterval, c.GroupInterval),
 		check(errMaxWaiting, c.MaxWaiting >= c.MaxGroup && c.MaxWaiting <= maxMaxWaiting, c.MaxWaiting),
 		check(errCommandTimeout, c.CommandTimeout >= minCommandTimeout && c.CommandTimeout <= maxCommandTimeout, c.CommandTimeout),
 		c.Retry.validate(),

@@ -179,18 +179,13 @@ func (s *signer) begin(ctx context.Context) (group.Origin, error) {
 	}
 }
 
-// groupPace keeps a TPM that is faster at fifty groups a second while blocks
-// keep waiting. Each group costs about a millisecond of CPU and a durable write,
-// and a shorter wait is lost in the flush time of the exporter behind.
-const groupPace = 20 * time.Millisecond
-
 func (s *signer) groupConfig() group.Config {
 	return group.Config{
 		Algorithm:  receipt.ES256,
 		Begin:      s.begin,
 		MaxGroup:   s.cfg.MaxGroup,
 		MaxWaiting: s.cfg.MaxWaiting,
-		Pace:       groupPace,
+		Pace:       s.cfg.GroupInterval,
 		Signer:     s,
 		Chain:      s,
 		Claims:     s.claims,
