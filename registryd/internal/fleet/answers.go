@@ -12,6 +12,11 @@ import (
 const (
 	defaultSnapshot = 1000
 	maxSnapshot     = 5000
+
+	// maxPage bounds the records of a snapshot in bytes, so that its answer stays
+	// below what is read. A page ends with a revision, and those are bounded by
+	// the store (1,000 keys a policy change) and by maxLocation.
+	maxPage = 1 << 20
 )
 
 func (s *Service) head(revision uint64, nonce []byte) answer.Head {
@@ -88,15 +93,19 @@ func (s *Service) SignedSnapshot(ctx context.Context, since uint64, nonce []byte
 			return err
 		}
 		out = answer.Snapshot{Head: s.head(revision, nonce), Since: since, Through: revision, Records: make([]answer.Record, 0, len(rows))}
+		size := 0
 		for _, row := range rows {
+			if n := len(out.Records); size > maxPage && row.Key.Revision > out.Records[n-1].Revision {
+				break
+			}
 			r, err := recordOf(row.Key, row.Machine, policies)
 			if err != nil {
 				return err
 			}
-			out.Records = append(out.Records, r)
+			out.Records, size = append(out.Records, r), size+len(r.Entry)
 		}
-		if len(rows) >= limit {
-			out.Through = rows[len(rows)-1].Key.Revision
+		if n := len(out.Records); n > 0 && (n < len(rows) || n >= limit) {
+			out.Through = out.Records[n-1].Revision
 			out.More = out.Through < revision
 		}
 		return nil

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -459,6 +460,54 @@ func TestSnapshotPagesHoldEveryKeyOnce(t *testing.T) {
 		require.Less(t, pages, 10)
 	}
 	require.Empty(t, want)
+}
+
+func TestPagesStayBelowWhatIsRead(t *testing.T) {
+	const machines = 2500
+	r := newRig(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	area, _ := publicArea(t, key)
+	require.NoError(t, r.o.Store.Update(t.Context(), func(tx *store.Tx) error {
+		for n := range machines {
+			if err := tx.PutMachine(&store.Machine{EKHash: hash(n), Name: fmt.Sprintf("m-%d", n), Evidence: api.EvidenceChain, Membership: api.ByToken, CreatedAt: r.at}); err != nil {
+				return err
+			}
+			k := &store.Key{KID: "000b" + hash(n), EKHash: hash(n), State: api.StateEnrolled, Public: area, ExpiresAt: r.at.Add(time.Hour)}
+			if err := tx.PutKey(k); err != nil {
+				return err
+			}
+		}
+		return tx.Emit(store.Event{At: r.at, What: "imported", More: true})
+	}))
+	ring := make([][]float64, 0, 400)
+	for i := range 200 {
+		ring = append(ring, []float64{float64(i) / 10, 0.123456})
+	}
+	for i := range 200 {
+		ring = append(ring, []float64{float64(200-i) / 10, 10.123456})
+	}
+	ring = append(ring, ring[0])
+	area2, err := json.Marshal(map[string]any{"within": map[string]any{"type": "Polygon", "coordinates": [][][]float64{ring}}})
+	require.NoError(t, err)
+	_, err = r.PutPolicy(t.Context(), "ops", &api.Policy{Scope: "default", Location: area2})
+	require.NoError(t, err)
+
+	seen := 0
+	for since := uint64(0); ; {
+		signed, err := r.SignedSnapshot(t.Context(), since, nil, maxSnapshot)
+		require.NoError(t, err)
+		var s answer.Snapshot
+		require.NoError(t, r.pin.Open(answer.KindSnapshot, signed, &s))
+		seen += len(s.Records)
+		if since = s.Through; !s.More {
+			break
+		}
+	}
+	require.Equal(t, machines, seen)
+
+	_, err = r.PutPolicy(t.Context(), "ops", &api.Policy{Scope: "default", Location: append([]byte(`{"mode":"`), append(bytes.Repeat([]byte("x"), maxLocation), `"}`...)...)})
+	refused(t, api.BadRequest, err)
 }
 
 func TestEventIsSignedForEachStreamAndLeavesTheSharedOneAlone(t *testing.T) {

@@ -17,6 +17,10 @@ const (
 	scopeDefault = "default"
 	scopeLabel   = "label:"
 	scopeName    = "name:"
+
+	// maxLocation bounds a location policy in bytes: it stands in the record of
+	// every key that it speaks of, up to 1,000 of them in one answer.
+	maxLocation = 12 << 10
 )
 
 // Policies lists the policies.
@@ -36,6 +40,9 @@ func (s *Service) PutPolicy(ctx context.Context, actor string, p *api.Policy) (*
 	key, value, err := checkScope(p.Scope)
 	if err != nil {
 		return nil, err
+	}
+	if len(p.Location) > maxLocation {
+		return nil, api.Refuse(api.BadRequest, "policy %s: its location has %d bytes, at most %d are allowed: draw the area with fewer points", p.Scope, len(p.Location), maxLocation)
 	}
 	var entry keyfile.Entry
 	if err := setMembers(&entry, p); err != nil {

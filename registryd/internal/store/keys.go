@@ -9,7 +9,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/api"
 )
 
-// touchChunk is how many keys TouchKeys gives the same revision.
+// touchChunk is how many keys may have the same revision.
 const touchChunk = 1000
 
 // Key is a signing key.
@@ -107,7 +107,7 @@ func (t *Tx) PutKey(k *Key) error {
 	if owner != k.EKHash {
 		return fmt.Errorf("%w: the key %.64q with another machine", ErrExists, k.KID)
 	}
-	revision, err := t.NextRevision()
+	revision, err := t.keyRevision()
 	if err != nil {
 		return err
 	}
@@ -126,6 +126,21 @@ func (t *Tx) PutKey(k *Key) error {
 	const newest = `FROM machine_keys WHERE ek_hash = $1 ORDER BY born DESC, kid DESC LIMIT 1`
 	return t.later(`UPDATE machines SET key_state = (SELECT state `+newest+`),
 			key_expires = (SELECT expires_at `+newest+`) WHERE ek_hash = $1`, k.EKHash)
+}
+
+// keyRevision is the revision of the next key: another one after every 1,000
+// keys, as in TouchKeys.
+func (t *Tx) keyRevision() (uint64, error) {
+	revision, err := t.NextRevision()
+	if err != nil {
+		return 0, err
+	}
+	if t.put == touchChunk {
+		revision++
+		t.state.revision, t.put = revision, 0
+	}
+	t.put++
+	return revision, nil
 }
 
 func checkKey(k *Key) error {

@@ -24,6 +24,7 @@ type Tx struct {
 	before state // as the transaction found it
 	state  state // as it leaves it
 	dirty  bool  // something was written
+	put    int   // keys that PutKey wrote under the revision
 	event  *Event
 	failed error // the first error of the database: nothing goes on after it
 }
@@ -102,7 +103,7 @@ func (t *Tx) Revision() (uint64, error) {
 }
 
 // NextRevision takes the next revision for what this transaction changes; all
-// changes of one transaction share one, but for TouchKeys.
+// changes of one transaction share one, but for 1,000 keys and more.
 func (t *Tx) NextRevision() (uint64, error) {
 	if err := t.writable(); err != nil {
 		return 0, err
