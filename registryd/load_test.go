@@ -198,7 +198,7 @@ func (c *child) do(t *testing.T, client *http.Client, method, path, body string)
 	t.Helper()
 	resp, err := client.Do(c.request(t.Context(), method, path, body))
 	require.NoError(t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	_, err = io.Copy(io.Discard, resp.Body)
 	require.NoError(t, err)
 	return resp.StatusCode
@@ -250,7 +250,7 @@ func (s *counting) read(ctx context.Context, client *http.Client, c *child, open
 		s.refused.Add(1)
 		return
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		s.refused.Add(1)
 		return

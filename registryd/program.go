@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/registry/answer"
+	"github.com/telemark-otel/telemark/internal/tdx"
 	"github.com/telemark-otel/telemark/internal/tdx/collateral"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
 	"github.com/telemark-otel/telemark/registryd/internal/config"
@@ -90,49 +91,58 @@ func open(ctx context.Context, c *config.Config, logger *zap.Logger) (_ *program
 			p.close()
 		}
 	}()
+	if err := p.openServices(signer, who, policies, pcrs); err != nil {
+		return nil, err
+	}
+	for _, what := range p.off {
+		logger.Warn("Switched off.", zap.String("what", what))
+	}
+	return p, nil
+}
+
+// openServices puts the rules and the server over the store.
+func (p *program) openServices(signer *answer.Signer, who *auth.Auth, policies *tdx.Policies, pcrs *enrol.PCRPolicy) error {
+	c := p.config
 	seal, err := signkey.SealKey(p.key)
 	if err != nil {
-		return nil, failed(err)
+		return failed(err)
 	}
 	if !c.SkipTDXAuth {
-		if p.quotes, err = openQuotes(c, policies, p.store, logger.Named("collateral")); err != nil {
-			return nil, err
+		if p.quotes, err = openQuotes(c, policies, p.store, p.logger.Named("collateral")); err != nil {
+			return err
 		}
 	}
 	p.enrol, err = enrol.New(enrol.Options{
 		Store: p.store, SealKey: seal, Roots: p.roots.Roots, Intermediates: p.roots.Intermediates,
-		Lease: c.Lease, Queue: enrol.Queue(c.Queue), PCRs: pcrs, Logger: logger.Named("enrol"),
+		Lease: c.Lease, Queue: enrol.Queue(c.Queue), PCRs: pcrs, Logger: p.logger.Named("enrol"),
 	})
 	if err != nil {
-		return nil, failed(err)
+		return failed(err)
 	}
-	machines, err := fleet.New(fleet.Options{Store: p.store, Signer: signer, SealKey: seal, Logger: logger.Named("fleet")})
+	machines, err := fleet.New(fleet.Options{Store: p.store, Signer: signer, SealKey: seal, Logger: p.logger.Named("fleet")})
 	if err != nil {
-		return nil, failed(err)
+		return failed(err)
 	}
 	o := instance.Options{
 		Store: p.store, SealKey: seal, Lease: c.Lease, RequireV1: c.RequireV1,
-		AllowEncryptedPPID: c.AllowEncryptedPPID, Logger: logger.Named("instance"),
+		AllowEncryptedPPID: c.AllowEncryptedPPID, Logger: p.logger.Named("instance"),
 	}
 	if p.quotes != nil {
 		o.Quotes = p.quotes
 	}
 	instances, err := instance.New(o)
 	if err != nil {
-		return nil, failed(err)
+		return failed(err)
 	}
 	p.off = switchedOff(c, who)
 	p.server = server.New(server.Options{
 		Enrolment: p.enrol, Instances: instances, Fleet: machines, Store: p.store, Signer: signer,
 		Metrics: p.metrics, PublicKey: signer.Public(), Off: p.off, Version: versionOf(), Collateral: collateralCheck(c),
 		RequireAuth: c.RequireAuth, Proxies: c.Proxies(), PerAddress: c.PerAddress(), PerKey: c.PerKey(), RateTable: c.RateTable,
-		MaxVerifications: c.MaxVerifications, MaxStreams: c.MaxStreams, Logger: logger.Named("server"),
+		MaxVerifications: c.MaxVerifications, MaxStreams: c.MaxStreams, Logger: p.logger.Named("server"),
 	})
 	p.server.SetAuth(who)
-	for _, what := range p.off {
-		logger.Warn("Switched off.", zap.String("what", what))
-	}
-	return p, nil
+	return nil
 }
 
 func (p *program) close() {

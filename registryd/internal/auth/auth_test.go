@@ -8,8 +8,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,21 +40,12 @@ func TestRolesHoldOneAnother(t *testing.T) {
 		0:                            {},
 	} {
 		for _, want := range []auth.Role{auth.Viewer, auth.Approver, auth.Auditor, auth.Admin} {
-			require.Equal(t, contains(wants, want), held.Has(want), "%s has %s", held, want)
+			require.Equal(t, slices.Contains(wants, want), held.Has(want), "%s has %s", held, want)
 		}
 	}
 	_, err := auth.ParseRole("root")
 	require.Error(t, err)
 	require.Equal(t, "viewer,admin", (auth.Admin | auth.Viewer).String())
-}
-
-func contains(list []auth.Role, r auth.Role) bool {
-	for _, one := range list {
-		if one == r {
-			return true
-		}
-	}
-	return false
 }
 
 func TestTokensAreKnownByTheirHash(t *testing.T) {
@@ -178,9 +171,7 @@ func TestIDTokensGiveRolesByTheirClaim(t *testing.T) {
 	now := time.Now()
 	claims := func(change map[string]any) map[string]any {
 		c := map[string]any{"iss": p.URL, "aud": "telemark", "sub": "anna", "exp": now.Add(time.Hour).Unix(), "iat": now.Unix(), "groups": []string{"desk", "other"}}
-		for k, v := range change {
-			c[k] = v
-		}
+		maps.Copy(c, change)
 		return c
 	}
 	good := p.token(t, p.key, claims(nil))

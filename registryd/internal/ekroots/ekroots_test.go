@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/ekroots"
 )
 
@@ -24,7 +24,7 @@ func write(t *testing.T, dir, name string, content []byte) {
 }
 
 func TestSelfSignedCertificatesAreRootsAndOthersAreNot(t *testing.T) {
-	lab, dir := attestlab.NewAuthority(t), t.TempDir()
+	lab, dir := attesttest.NewAuthority(t), t.TempDir()
 	write(t, dir, "vendor/root.der", lab.Root.Raw)
 	write(t, dir, "vendor/bundle.pem", append(encode(lab.Intermediate), encode(lab.Root)...))
 	write(t, dir, ".git/config", []byte("nothing"))
@@ -38,7 +38,7 @@ func TestSelfSignedCertificatesAreRootsAndOthersAreNot(t *testing.T) {
 	again, err := ekroots.Load(dir)
 	require.NoError(t, err)
 	require.True(t, set.Same(again))
-	write(t, dir, "other.pem", encode(attestlab.NewAuthority(t).Root))
+	write(t, dir, "other.pem", encode(attesttest.NewAuthority(t).Root))
 	again, err = ekroots.Load(dir)
 	require.NoError(t, err)
 	require.False(t, set.Same(again))
@@ -46,7 +46,7 @@ func TestSelfSignedCertificatesAreRootsAndOthersAreNot(t *testing.T) {
 }
 
 func TestFilesThatAreNoCertificatesAreNamed(t *testing.T) {
-	lab := attestlab.NewAuthority(t)
+	lab := attesttest.NewAuthority(t)
 	for name, content := range map[string][]byte{
 		"readme.txt": []byte("certificates"),
 		"key.pem":    pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
@@ -71,6 +71,6 @@ func TestWithoutADirectoryNothingIsTrusted(t *testing.T) {
 	set, err := ekroots.Load("")
 	require.NoError(t, err)
 	require.Zero(t, set.NumRoots+set.NumIntermediates)
-	_, err = attestlab.NewAuthority(t).Intermediate.Verify(x509.VerifyOptions{Roots: set.Roots})
+	_, err = attesttest.NewAuthority(t).Intermediate.Verify(x509.VerifyOptions{Roots: set.Roots})
 	require.Error(t, err)
 }

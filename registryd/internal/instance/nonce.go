@@ -36,10 +36,11 @@ func (s *Service) Nonce(context.Context) (*api.InstanceNonce, error) {
 		return nil, api.Because(api.Internal, err)
 	}
 	expires := s.now().Add(nonceLife)
-	content := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli())) //nolint:gosec // after 1970
+	content := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli()))
 	content = append(content, make([]byte, 32)...)
-	_, _ = rand.Read(content[8:]) // never fails
-	return &api.InstanceNonce{Nonce: aead.Seal(nil, nil, content, []byte(nonceTag)), ExpiresAt: expires}, nil
+	_, _ = rand.Read(content[8:])                            // never fails
+	sealed := aead.Seal(nil, nil, content, []byte(nonceTag)) //nolint:gosec // the cipher draws its own nonce
+	return &api.InstanceNonce{Nonce: sealed, ExpiresAt: expires}, nil
 }
 
 func (s *Service) open(sealed []byte, now time.Time) (*nonce, error) {
@@ -54,7 +55,7 @@ func (s *Service) open(sealed []byte, now time.Time) (*nonce, error) {
 	if err != nil || len(content) != 40 {
 		return nil, api.Refuse(api.SessionMalformed, "the nonce was not made by this registry")
 	}
-	n := &nonce{id: [32]byte(content[8:]), expires: time.UnixMilli(int64(binary.BigEndian.Uint64(content))).UTC()} //nolint:gosec // as it was sealed
+	n := &nonce{id: [32]byte(content[8:]), expires: time.UnixMilli(int64(binary.BigEndian.Uint64(content))).UTC()}
 	if !now.Before(n.expires) {
 		return nil, api.Refuse(api.SessionExpired, "the nonce ended at %s", n.expires.Format(time.RFC3339))
 	}

@@ -264,7 +264,7 @@ func (r *rig) raw(t *testing.T, send string, wait time.Duration) string {
 	require.NoError(t, err)
 	conn, err := net.Dial("tcp", u.Host)
 	require.NoError(t, err)
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_, err = io.WriteString(conn, send)
 	require.NoError(t, err)
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(wait)))
@@ -272,7 +272,7 @@ func (r *rig) raw(t *testing.T, send string, wait time.Duration) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	content, _ := io.ReadAll(resp.Body)
 	return fmt.Sprintf("%d %s %s", resp.StatusCode, resp.Header.Get("Content-Type"), content)
 }

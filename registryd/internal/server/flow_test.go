@@ -21,7 +21,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/registry/audit"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/server"
 )
 
@@ -198,23 +198,23 @@ func TestHundredParallelFirstRegistrations(t *testing.T) {
 // machine is a TPM that enrols over HTTP.
 type machine struct {
 	r           *rig
-	tpm         *attestlab.TPM
-	ek, ak, key *attestlab.Object
+	tpm         *attesttest.TPM
+	ek, ak, key *attesttest.Object
 	certificate []byte
 	token       *api.Token
 	name        string
 }
 
-func (r *rig) machine(tpm *attestlab.TPM, seed string) *machine {
+func (r *rig) machine(tpm *attesttest.TPM, seed string) *machine {
 	r.t.Helper()
-	template := attestlab.EKP256
+	template := attesttest.EKP256
 	if seed != "" {
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: []byte(fmt.Sprintf("%-32s", seed))}})
 	}
 	m := &machine{
 		r: r, tpm: tpm, ek: tpm.EK(template),
-		ak:  tpm.Primary(tpm2.TPMRHEndorsement, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.AKAttributes, "ak"+seed)),
-		key: tpm.Primary(tpm2.TPMRHOwner, attestlab.ECDSA(tpm2.TPMECCNistP256, attestlab.KeyAttributes, "key"+seed)),
+		ak:  tpm.Primary(tpm2.TPMRHEndorsement, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.AKAttributes, "ak"+seed)),
+		key: tpm.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP256, attesttest.KeyAttributes, "key"+seed)),
 	}
 	ek, err := tpmattest.ParseEK(m.ek.Public)
 	require.NoError(r.t, err)
@@ -275,7 +275,7 @@ func (r *rig) signedKey(kid string, edits ...edit) *answer.Key {
 
 func TestMachineEnrolsByTokenAndIsRevoked(t *testing.T) {
 	r := newRig(t)
-	m := r.machine(attestlab.New(t), "")
+	m := r.machine(attesttest.New(t), "")
 	m.token, m.name = r.joinToken(api.TokenRequest{Labels: map[string]string{"site": "fra"}}), "edge-a"
 	require.Empty(t, r.signedKey(m.kid()).Record.State, "unknown is signed too")
 
@@ -319,7 +319,7 @@ func TestMachineEnrolsByTokenAndIsRevoked(t *testing.T) {
 
 func TestMachineWaitsForApproval(t *testing.T) {
 	r := newRig(t)
-	tpm := attestlab.New(t)
+	tpm := attesttest.New(t)
 	m := r.machine(tpm, "")
 	m.name = "edge-b"
 	resp := m.enrol()
@@ -394,7 +394,7 @@ func TestPoliciesAreWrittenListedAndRemoved(t *testing.T) {
 // policy refuses, and everybody else does not need to know where machines stand.
 func TestLocationIsForViewers(t *testing.T) {
 	r := newRig(t)
-	m := r.machine(attestlab.New(t), "")
+	m := r.machine(attesttest.New(t), "")
 	m.token = r.joinToken(api.TokenRequest{})
 	require.Equal(t, http.StatusOK, m.enrol().StatusCode)
 	fence := `{"location":{"within":{"type":"Polygon","coordinates":[[[8,50],[9,50],[9,51],[8,51],[8,50]]]}}}`

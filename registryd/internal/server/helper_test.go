@@ -23,7 +23,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tdx/collateral"
-	"github.com/telemark-otel/telemark/internal/tpmattest/attestlab"
+	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
 	"github.com/telemark-otel/telemark/registryd/internal/enrol"
 	"github.com/telemark-otel/telemark/registryd/internal/fleet"
@@ -40,7 +40,7 @@ type rig struct {
 	t        testing.TB
 	db       *store.DB
 	lab      *tdxlab.Lab
-	vendor   *attestlab.Authority
+	vendor   *attesttest.Authority
 	server   *server.Server
 	http     *httptest.Server
 	client   *http.Client
@@ -61,14 +61,20 @@ type settings struct {
 
 func newRig(t testing.TB, change ...func(*settings)) *rig {
 	t.Helper()
-	r := &rig{t: t, lab: tdxlab.New("server"), vendor: attestlab.NewAuthority(t), metrics: metrics.New(), tokens: map[string]string{}}
+	return newRigOn(t, filepath.Join(t.TempDir(), "registry.db"), change...)
+}
+
+// newRigOn makes a registry over the store at dsn.
+func newRigOn(t testing.TB, dsn string, change ...func(*settings)) *rig {
+	t.Helper()
+	r := &rig{t: t, lab: tdxlab.New("server"), vendor: attesttest.NewAuthority(t), metrics: metrics.New(), tokens: map[string]string{}}
 	_, r.key, _ = ed25519.GenerateKey(nil)
 	signer, err := answer.NewSigner(r.key)
 	require.NoError(t, err)
 	r.signer = signer
 	r.verifier, err = answer.NewVerifier(signer.Public())
 	require.NoError(t, err)
-	r.db, err = store.Open(t.Context(), filepath.Join(t.TempDir(), "registry.db"), store.Options{
+	r.db, err = store.Open(t.Context(), dsn, store.Options{
 		Sign: func(seq uint64, hash []byte, at time.Time) ([]byte, error) {
 			return signer.Sign(answer.KindAuditHead, &answer.AuditHead{
 				Head: answer.Head{Store: r.db.ID(), IssuedAt: at, NotAfter: at.Add(time.Hour)}, Seq: seq, Hash: hash,
@@ -83,7 +89,7 @@ func newRig(t testing.TB, change ...func(*settings)) *rig {
 		enrol: enrol.Options{Store: r.db, SealKey: seal, Roots: r.vendor.Roots(), Intermediates: r.vendor.Intermediates()},
 		Options: server.Options{
 			Store: r.db, Signer: signer, Metrics: r.metrics, PublicKey: signer.Public(), Version: "test",
-			Heartbeat: 50 * time.Millisecond, MaxVerifications: 2,
+			Heartbeat: 50 * time.Millisecond, StaleAfter: 10 * time.Second, MaxVerifications: 2,
 		},
 	}
 	file := r.authFile()
@@ -197,7 +203,7 @@ func (r *rig) do(method, path string, body any, edits ...edit) *reply {
 	}
 	resp, err := r.client.Do(req)
 	require.NoError(r.t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	got, err := io.ReadAll(resp.Body)
 	require.NoError(r.t, err)
 	out := &reply{resp, got}

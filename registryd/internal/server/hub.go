@@ -14,8 +14,9 @@ import (
 
 // Bounds of what the hub keeps for streams that are a little behind.
 const (
-	keepBytes  = 16 << 20 // of key entries
-	pageEvents = 256
+	keepBytes   = 16 << 20 // of key entries
+	pageEvents  = 256
+	readTimeout = 5 * time.Second
 )
 
 // hub reads the store's events, once for all streams. A stream has a position,
@@ -28,6 +29,7 @@ type hub struct {
 	store  Store
 	teller Teller
 	every  time.Duration // at least so often the store is read
+	stale  time.Duration // after so long without reading nothing is said of now
 	keep   int           // events
 	logger *zap.Logger
 
@@ -50,7 +52,7 @@ type kept struct {
 
 func newHub(o Options) *hub {
 	return &hub{
-		store: o.Store, teller: o.Fleet, every: o.Heartbeat, keep: o.KeepEvents, logger: o.Logger,
+		store: o.Store, teller: o.Fleet, every: o.Heartbeat, stale: o.StaleAfter, keep: o.KeepEvents, logger: o.Logger,
 		moved: make(chan struct{}), ended: make(chan struct{}), hurry: make(chan struct{}, 1),
 	}
 }
@@ -89,7 +91,7 @@ func (h *hub) run(ctx context.Context) {
 // read takes what is new in the store.
 func (h *hub) read(ctx context.Context) error {
 	for {
-		ctx, cancel := context.WithTimeout(ctx, 5*h.every)
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		more, err := h.page(ctx)
 		cancel()
 		if err != nil || !more {
@@ -192,7 +194,7 @@ func (h *hub) after(position uint64, now time.Time) news {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := news{revision: h.revision, moved: h.moved, ended: h.ended}
-	n.fresh = !h.readAt.IsZero() && now.Sub(h.readAt) < 2*h.every+h.every/2
+	n.fresh = !h.readAt.IsZero() && now.Sub(h.readAt) < h.stale
 	switch {
 	case position > h.revision:
 		n.ahead = true
@@ -219,7 +221,7 @@ func (h *hub) ready(ctx context.Context) news {
 		return n
 	}
 	h.wake()
-	t := time.NewTimer(2 * h.every)
+	t := time.NewTimer(h.stale)
 	defer t.Stop()
 	select {
 	case <-n.moved:

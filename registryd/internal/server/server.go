@@ -46,6 +46,7 @@ type Options struct {
 	CallTimeout      time.Duration // for what a call does, default 30s
 	WriteTimeout     time.Duration // for an answer or one event, default 10s
 	Heartbeat        time.Duration // default 1s
+	StaleAfter       time.Duration // without reading the store streams fall silent, default 2.5 heartbeats
 	KeepEvents       int           // in memory, for streams that are a little behind; default 4,096
 
 	Now    func() time.Time
@@ -87,6 +88,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = time.Second
+	}
+	if o.StaleAfter == 0 {
+		o.StaleAfter = 5 * o.Heartbeat / 2
 	}
 	if o.KeepEvents == 0 {
 		o.KeepEvents = 4096

@@ -20,6 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/pgtest"
 	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
@@ -68,7 +69,7 @@ func (r *rig) listen(query string, edits ...edit) *listener {
 
 func (l *listener) read(body io.ReadCloser) {
 	defer close(l.ended)
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	lines := bufio.NewReader(body)
 	var m message
 	for {
@@ -290,15 +291,15 @@ func (s *silent) View(ctx context.Context, fn func(*store.Tx) error) error {
 // What another replica revokes would not be seen: verifiers must notice.
 func TestStreamFallsSilentWhenTheStoreCannotBeRead(t *testing.T) {
 	s := &silent{}
-	r := newRig(t, func(set *settings) { s.Store, set.Store = set.Store, s })
+	r := newRig(t, func(set *settings) { s.Store, set.Store, set.StaleAfter = set.Store, s, 500*time.Millisecond })
 	l := r.listen("")
 	l.next()
 	s.fail.Store(true)
-	time.Sleep(250 * time.Millisecond)
+	time.Sleep(time.Second)
 	for len(l.messages) > 0 {
 		<-l.messages
 	}
-	time.Sleep(250 * time.Millisecond)
+	time.Sleep(300 * time.Millisecond)
 	require.Empty(t, l.messages)
 	refused(t, api.StoreUnavailable, r.do(http.MethodGet, "/v1/events", nil, r.as("viewer")))
 	s.fail.Store(false)
@@ -315,7 +316,7 @@ func TestStreamThatIsNotReadIsCutOff(t *testing.T) {
 	require.NoError(t, err)
 	conn, err := net.Dial("tcp", u.Host)
 	require.NoError(t, err)
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
 	_, err = fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", r.tokens["viewer"])
 	require.NoError(t, err)
@@ -411,4 +412,18 @@ func TestManyStreamsAreToldTheSame(t *testing.T) {
 			require.Equal(t, want, l.event().Revision)
 		}
 	}
+}
+
+// A revocation through one replica reaches the streams of the other.
+func TestChangeThroughOneReplicaReachesStreamsOfTheOther(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	one, two := newRigOn(t, dsn), newRigOn(t, dsn)
+	l := two.listen("")
+	l.next()
+	began := time.Now()
+	revision := one.policy(1)
+	require.Equal(t, revision, l.event().Revision)
+	require.Less(t, time.Since(began), 2*time.Second)
+	// A stream that was at the other one goes on here.
+	require.Equal(t, one.policy(2), one.listen(fmt.Sprintf("since=%d", revision)).event().Revision)
 }

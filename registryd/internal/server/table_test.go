@@ -138,7 +138,7 @@ func (r *rig) knock(method, path, role string) (int, api.Reason) {
 	}
 	resp, err := r.client.Do(req)
 	require.NoError(r.t, err)
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
 		return resp.StatusCode, ""
 	}
