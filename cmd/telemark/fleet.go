@@ -22,7 +22,7 @@ const (
 approval, who is revoked; join tokens; policies; inventories.
 
 The registry is named by --registry or ` + envRegistry + `, your role by a bearer token in
-a file (--token-file or ` + envRegistryToken + `) or a client certificate.
+a file (--token-file or ` + envRegistryRole + `) or a client certificate.
 A machine is named by its name or its EK hash.`
 
 	fleetExample = `  export TELEMARK_REGISTRY=https://registry.example:3000 TELEMARK_REGISTRY_TOKEN_FILE=~/.telemark/admin.token

@@ -10,7 +10,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/api"
 )
 
-const tokenLong = `Make, list and delete join tokens. A machine that knows one is ours; whether it
+const joinLong = `Make, list and delete join tokens. A machine that knows one is ours; whether it
 is genuine its EK certificate or an inventory says. The token is printed once,
 and is a secret: put it into a file with mode 0600 on the machines that are to
 join (tpm::registry::token_file). It never travels: machines prove that they
@@ -20,7 +20,7 @@ func newFleetToken(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make, list and delete join tokens",
-		Long:  tokenLong,
+		Long:  joinLong,
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

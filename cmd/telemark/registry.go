@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	envRegistry      = "TELEMARK_REGISTRY"
-	envRegistryToken = "TELEMARK_REGISTRY_TOKEN_FILE"
-	envRegistryCA    = "TELEMARK_REGISTRY_CA"
+	envRegistry     = "TELEMARK_REGISTRY"
+	envRegistryRole = "TELEMARK_REGISTRY_TOKEN_FILE"
+	envRegistryCA   = "TELEMARK_REGISTRY_CA"
 
 	registryTimeout = time.Minute
 	maxTokenFile    = 4 << 10
@@ -34,7 +34,7 @@ type connection struct {
 func (c *connection) flags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&c.url, "registry", os.Getenv(envRegistry), "URL of the registry ($"+envRegistry+")")
-	f.StringVar(&c.tokenFile, "token-file", os.Getenv(envRegistryToken), "file with the bearer token of your role ($"+envRegistryToken+")")
+	f.StringVar(&c.tokenFile, "token-file", os.Getenv(envRegistryRole), "file with the bearer token of your role ($"+envRegistryRole+")")
 	f.StringVar(&c.ca, "ca", os.Getenv(envRegistryCA), "file with the CA certificates that the registry's is checked with; the system's when empty ($"+envRegistryCA+")")
 	f.StringVar(&c.cert, "cert", "", "client certificate, instead of a token")
 	f.StringVar(&c.key, "key", "", "key of the client certificate")

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -120,9 +121,7 @@ func TestWhatTheRegistryNeverSignsIsRefusedThoughSigned(t *testing.T) {
 	require.NoError(t, m.UnmarshalCBOR(good))
 	protected := func(change func(cose.ProtectedHeader)) cose.Headers {
 		h := cose.ProtectedHeader{}
-		for k, v := range m.Headers.Protected {
-			h[k] = v
-		}
+		maps.Copy(h, m.Headers.Protected)
 		change(h)
 		return cose.Headers{Protected: h}
 	}

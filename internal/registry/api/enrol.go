@@ -160,7 +160,7 @@ func sum(h hash.Hash, tag string, parts ...[]byte) []byte {
 	h.Write([]byte{0})
 	var length [4]byte
 	for _, p := range parts {
-		binary.BigEndian.PutUint32(length[:], uint32(len(p))) //nolint:gosec // bounded by the request
+		binary.BigEndian.PutUint32(length[:], uint32(len(p)))
 		h.Write(length[:])
 		h.Write(p)
 	}
