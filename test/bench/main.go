@@ -56,7 +56,7 @@ func main() {
 	o := options{plan: full}
 	isQuick := flag.Bool("quick", false, "take a fifth of the time; quartiles are wider")
 	flag.StringVar(&o.out, "out", "build/bench", "`directory` of the results and of everything that the processes write")
-	flag.StringVar(&o.parts, "parts", "micro,size,cost,latency", "which parts to run")
+	flag.StringVar(&o.parts, "parts", "micro,registry,size,cost,latency", "which parts to run")
 	flag.StringVar(&o.cells, "cells", "", "run only the cost cells whose name contains `text`, such as agent/logs/20/gzip")
 	flag.DurationVar(&o.chip, "tpm", defaultChip, "signing time of the TPM in the cost cells")
 	flag.IntVar(&o.group, "group", defaultGroup, "blocks per signature in what collectors verify")
@@ -99,6 +99,7 @@ func run(ctx context.Context, o *options) error {
 		run  func(context.Context, *options, *result) error
 	}{
 		{"micro", runMicro},
+		{"registry", runRegistry},
 		{"size", runSizes},
 		{"cost", runCosts},
 		{"latency", runLatencies},
@@ -114,7 +115,7 @@ func run(ctx context.Context, o *options) error {
 			return fmt.Errorf("%s (the logs of every process are in %s): %w", p.name, o.out, err)
 		}
 	}
-	if len(res.Micro)+len(res.Sizes)+len(res.Costs)+len(res.Latencies) == 0 {
+	if len(res.Micro)+len(res.Registry)+len(res.Sizes)+len(res.Costs)+len(res.Latencies) == 0 {
 		return errors.New("nothing was measured; the parts are " + strings.Join(known, ", "))
 	}
 	res.Seconds = time.Since(began).Seconds()

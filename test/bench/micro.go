@@ -29,30 +29,45 @@ var microPackages = []string{
 	"./internal/replay", "./internal/tpm", "./processor/tpmsignprocessor", "./processor/tpmverifyprocessor",
 }
 
+// registryPackages are those whose benchmarks say what a registry carries.
+var registryPackages = []string{
+	"./internal/tdx", "./internal/tpmattest", "./internal/registry/...",
+	"./registryd/internal/store", "./registryd/internal/enrol", "./registryd/internal/instance",
+}
+
 // unfit are benchmarks that take long and are of no use here.
 const unfit = "Open1000Agents|OpenKey|Sweep3000Streams"
 
-// runMicro runs go test -bench; its output stays for benchstat.
-func runMicro(ctx context.Context, o *options, res *result) error {
+func runMicro(ctx context.Context, o *options, res *result) (err error) {
+	res.Micro, err = benchmarks(ctx, o, "micro", microPackages)
+	return err
+}
+
+func runRegistry(ctx context.Context, o *options, res *result) (err error) {
+	res.Registry, err = benchmarks(ctx, o, "registry", registryPackages)
+	return err
+}
+
+// benchmarks runs go test -bench; its output stays for benchstat.
+func benchmarks(ctx context.Context, o *options, part string, packages []string) ([]micro, error) {
 	args := append([]string{
 		"test", "-run", "^$", "-bench", ".", "-skip", unfit, "-benchmem", "-cpu", "1",
 		"-count", strconv.Itoa(o.count), "-benchtime", o.micro.String(),
-	}, microPackages...)
+	}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = harness.Root()
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
-	file := filepath.Join(o.out, "micro.txt")
+	file := filepath.Join(o.out, part+".txt")
 	if writeErr := os.WriteFile(file, out.Bytes(), 0o600); writeErr != nil {
-		return errors.Join(err, writeErr)
+		return nil, errors.Join(err, writeErr)
 	}
 	if err != nil {
-		return fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, out.Bytes(), errOut.Bytes())
+		return nil, fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, out.Bytes(), errOut.Bytes())
 	}
 	progress("for benchstat: %s", file)
-	res.Micro = parseBenchmarks(out.Bytes())
-	return nil
+	return parseBenchmarks(out.Bytes()), nil
 }
 
 // parseBenchmarks reads the Go benchmark format: "pkg: …" lines, and result

@@ -18,6 +18,7 @@ type result struct {
 	GroupSize int        `json:"group_size,omitempty"`
 	Costs     []*cost    `json:"costs,omitempty"`
 	Micro     []micro    `json:"micro,omitempty"`
+	Registry  []micro    `json:"registry,omitempty"`
 	Sizes     []*size    `json:"sizes,omitempty"`
 	Latencies []*latency `json:"latencies,omitempty"`
 }
@@ -68,6 +69,7 @@ func (r *result) String() string {
 	r.printCosts(out)
 	r.printDigests(out)
 	r.printMicro(out)
+	r.printRegistry(out)
 	r.printSizes(out)
 	r.printLatencies(out)
 	return out.String()
@@ -153,6 +155,21 @@ func (r *result) printMicro(out *strings.Builder) {
 		}
 		t.row(m.Package, m.Name, number("%.0f", m.Values["ns/op"]), number("%.0f", m.Values["B/op"]),
 			number("%.0f", m.Values["allocs/op"]), strings.Join(other, ", "))
+	}
+	t.end()
+}
+
+// printRegistry says how often a second each benchmark of the registry runs, one
+// after the other.
+func (r *result) printRegistry(out *strings.Builder) {
+	if len(r.Registry) == 0 {
+		return
+	}
+	say(out, "\nRegistry, one core, medians\n\n")
+	t := newTable(out, "package", "benchmark", "ms", "a second", "allocs/op")
+	for _, m := range r.Registry {
+		ns := m.Values["ns/op"]
+		t.row(m.Package, m.Name, number("%.3f", ns/1e6), number("%.0f", 1e9/ns), number("%.0f", m.Values["allocs/op"]))
 	}
 	t.end()
 }

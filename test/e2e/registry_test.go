@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,12 @@ func (f *fleet) registry(name string, o harness.RegistryOptions) *harness.Regist
 	f.Helper()
 	r, err := harness.NewRegistry(filepath.Join(f.Dir, name), o)
 	require.NoError(f, err)
-	f.Cleanup(func() { _ = r.Stop(10 * time.Second) })
+	f.Cleanup(func() {
+		if f.Failed() {
+			f.Logf("last lines of %s (running: %t):\n%s", name, r.Running(), shortLog(r.Tail(100)))
+		}
+		_ = r.Stop(10 * time.Second)
+	})
 	return r
 }
 
@@ -57,6 +63,19 @@ func (f *fleet) up(r *harness.Registry) {
 func (f *fleet) token(request api.TokenRequest) {
 	f.Helper()
 	require.NoError(f, f.Registry.MakeJoinToken(f.Context(), &request))
+}
+
+// awaitCached waits until a collector's cache on disk knows the key of an agent,
+// which happens a second after the collector does.
+func (f *fleet) awaitCached(collector *harness.Node, agent string) {
+	f.Helper()
+	f.eventually(soon, func() error {
+		content, err := os.ReadFile(filepath.Join(collector.Dir, "registry.cache"))
+		if err == nil && !bytes.Contains(content, []byte(f.kid(agent))) {
+			err = fmt.Errorf("the cache of %s does not hold the key of %s", collector.Name, agent)
+		}
+		return err
+	})
 }
 
 func (f *fleet) logs(agent *harness.Node, first, items int) harness.Load {
@@ -137,6 +156,7 @@ func TestVerifyingGoesOnWhileTheRegistryIsAway(t *testing.T) {
 	f.run(f.logs(a, 0, 500))
 	f.awaitArchive(collector, block.Logs, drainTime, span{0, 500})
 
+	f.awaitCached(collector, "a")
 	f.Registry.Kill()
 	f.run(f.logs(a, 500, 500))
 	f.awaitArchive(collector, block.Logs, drainTime, span{0, 1000})

@@ -1,7 +1,10 @@
 package enrol_test
 
 import (
+	"path/filepath"
 	"testing"
+
+	"github.com/telemark-otel/telemark/internal/pgtest"
 )
 
 // One core: what a replica can judge.
@@ -26,10 +29,17 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
-// BenchmarkComplete is a whole verification and its transaction, a renewal, on
-// SQLite with full sync.
+// BenchmarkComplete is a whole verification and its transaction, a renewal, with
+// full sync.
 func BenchmarkComplete(b *testing.B) {
-	w, m := withToken(b)
+	b.Run("store=sqlite", func(b *testing.B) { benchComplete(b, filepath.Join(b.TempDir(), "registry.db")) })
+	b.Run("store=postgres", func(b *testing.B) { benchComplete(b, pgtest.DSN(b)) })
+}
+
+func benchComplete(b *testing.B, dsn string) {
+	w := newWorldOn(b, dsn)
+	m := w.newMachine()
+	m.token = w.newToken(1)
 	r := w.request(m)
 	for b.Loop() {
 		if err := w.service.CompleteAgain(b.Context(), r); err != nil {
