@@ -200,8 +200,8 @@ func newFleetApprove(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "approve MACHINE",
 		Short: "Let in a machine that waits, or take back a revoked one",
-		Long: `Let a machine that waits for approval into the fleet, or take back one that was
-revoked. With --vouch you say that you know this EK hash from elsewhere (a
+		Long: `Let a machine that waits for approval into the fleet. With --reinstate take back
+one that was revoked (role admin). With --vouch you say that you know this EK hash from elsewhere (a
 delivery note, the machine's console): a TPM without a certificate then counts
 as genuine, instead of unproven_tpm in every verdict.`,
 		Example: "  telemark fleet approve edge-a\n  telemark fleet approve 4f1c… --name edge-a --label site=berlin --vouch",
@@ -221,6 +221,7 @@ as genuine, instead of unproven_tpm in every verdict.`,
 	cmd.Flags().StringVar(&r.Name, "name", "", "name for the machine, instead of the one it asked for")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "label KEY=VALUE; may be repeated")
 	cmd.Flags().BoolVar(&r.Vouch, "vouch", false, "you know this EK hash from elsewhere")
+	cmd.Flags().BoolVar(&r.Reinstate, "reinstate", false, "take back a machine that was revoked")
 	return cmd
 }
 

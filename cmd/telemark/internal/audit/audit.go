@@ -57,6 +57,10 @@ func (a *Auditor) Block(b digest.Block) Finding {
 	if a.judge != nil {
 		a.judge.Block(&v, b, resource{b.Attributes()}, nil, a.signedAt(b))
 		f.Verdict = reason.Verified
+		if v.Key != nil {
+			f.Verdict = v.Key.Evidence.Verdict()
+		}
+		f.passed = v.Reason == ""
 	} else {
 		v = a.read(b)
 		f.Verdict = Unverified

@@ -26,7 +26,7 @@ func trust(machines ...*signtest.Machine) keys {
 	out := keys{}
 	for _, m := range machines {
 		out[string(m.KID)] = &verdict.Key{
-			KID: string(m.KID), Name: m.Name, Algorithm: receipt.ES256, Public: &m.Key.PublicKey,
+			KID: string(m.KID), Name: m.Name, Algorithm: receipt.ES256, Public: &m.Key.PublicKey, Evidence: policy.Vouched,
 			Policy: &policy.Policy{Freshness: policy.Stale, LiveWithin: time.Minute},
 		}
 	}
@@ -234,4 +234,26 @@ func TestRanges(t *testing.T) {
 	}
 	require.True(t, r.add(1<<63-1))
 	require.Equal(t, []Range{{11, 1<<63 - 2}}, r.gaps())
+}
+
+func TestUnprovenTPMIsNotCalledVerified(t *testing.T) {
+	m := signtest.NewMachine(t, "edge-a", now)
+	b := signtest.Data(block.Metrics, "edge-a", 4)
+	m.Sign(t, "tpmsign:metrics", 0, b)
+	f := New(unproven{trust(m)}).Block(b.At(0))
+	require.Equal(t, string(reason.UnprovenTPM), f.Verdict, f.Detail)
+	require.True(t, f.OK(), "nothing else speaks against it")
+}
+
+// unproven takes the evidence off every key.
+type unproven struct{ verdict.KeySource }
+
+func (u unproven) Lookup(kid []byte) (*verdict.Key, error) {
+	k, err := u.KeySource.Lookup(kid)
+	if k != nil {
+		bare := *k
+		bare.Evidence = policy.Unproven
+		k = &bare
+	}
+	return k, err
 }

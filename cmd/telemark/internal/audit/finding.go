@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/block"
-	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/verdict"
 )
 
@@ -19,7 +18,7 @@ type Finding struct {
 	Signal string `json:"signal"`
 	Items  int    `json:"items"`
 
-	Verdict string `json:"verdict"` // "verified", "unverified" or a reason
+	Verdict string `json:"verdict"` // "verified", "unproven_tpm", "unverified" or a reason
 	Detail  string `json:"detail,omitempty"`
 	Differs string `json:"differs,omitempty"` // the part that differs, where that is known
 
@@ -28,7 +27,8 @@ type Finding struct {
 
 	Claims *Claims `json:"receipt,omitempty"`
 
-	statement block.Digest // zero unless verified
+	passed    bool         // every check was passed
+	statement block.Digest // zero unless passed
 	prev      block.Digest
 	total     int
 	indices   [][]uint32
@@ -72,7 +72,7 @@ type Location struct {
 }
 
 // OK reports whether nothing speaks against the block.
-func (f *Finding) OK() bool { return f.Verdict == reason.Verified || f.Verdict == Unverified }
+func (f *Finding) OK() bool { return f.passed || f.Verdict == Unverified }
 
 func (f *Finding) fill(v *verdict.Verdict) {
 	f.Differs = v.Arrived.Differs
