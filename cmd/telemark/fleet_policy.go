@@ -42,9 +42,10 @@ func newFleetPolicy(c *connection) *cobra.Command {
 
 func newPolicyList(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List policies",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List policies",
+		Example: "  telemark fleet policy list",
+		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
 			policies, err := registry.Policies(cmd.Context())
 			if err != nil {
@@ -126,9 +127,10 @@ func readLocation(name string) (json.RawMessage, error) {
 
 func newPolicyDelete(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:   "delete SCOPE",
-		Short: "Delete the policy of a scope",
-		Args:  operands(1, "which scope? `telemark fleet policy list` shows them"),
+		Use:     "delete SCOPE",
+		Short:   "Delete the policy of a scope",
+		Example: "  telemark fleet policy delete label:site=berlin",
+		Args:    operands(1, "which scope? `telemark fleet policy list` shows them"),
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, args []string) error {
 			if err := registry.DeletePolicy(cmd.Context(), args[0]); err != nil {
 				return answered(err)

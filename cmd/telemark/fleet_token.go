@@ -16,13 +16,17 @@ and is a secret: put it into a file with mode 0600 on the machines that are to
 join (tpm::registry::token_file). It never travels: machines prove that they
 know it.`
 
+const createTokenExample = `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
+  telemark fleet token create --name edge-a`
+
 func newFleetToken(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "token",
-		Short: "Make, list and delete join tokens",
-		Long:  joinLong,
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "token",
+		Short:   "Make, list and delete join tokens",
+		Long:    joinLong,
+		Example: createTokenExample + "\n  telemark fleet token list\n  telemark fleet token delete f5a090aa83d6abb1",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newTokenCreate(c), newTokenList(c), newTokenDelete(c))
 	return cmd
@@ -34,12 +38,11 @@ func newTokenCreate(c *connection) *cobra.Command {
 		labels []string
 	)
 	cmd := &cobra.Command{
-		Use:   "create",
-		Short: "Make a join token",
-		Long:  "Make a join token, and print it: nothing else goes to standard output, so that\nit can be written to a file.",
-		Example: `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
-  telemark fleet token create --name edge-a`,
-		Args: cobra.NoArgs,
+		Use:     "create",
+		Short:   "Make a join token",
+		Long:    "Make a join token, and print it: nothing else goes to standard output, so that\nit can be written to a file.",
+		Example: createTokenExample,
+		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
 			var err error
 			if r.Labels, err = parseLabels(labels); err != nil {
@@ -64,9 +67,10 @@ func newTokenCreate(c *connection) *cobra.Command {
 
 func newTokenList(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List join tokens, without what makes them work",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List join tokens, without what makes them work",
+		Example: "  telemark fleet token list --output json",
+		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
 			tokens, err := registry.Tokens(cmd.Context())
 			if err != nil {
@@ -86,9 +90,10 @@ func newTokenList(c *connection) *cobra.Command {
 
 func newTokenDelete(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:   "delete ID",
-		Short: "Delete a join token; machines that joined stay",
-		Args:  operands(1, "which token? `telemark fleet token list` shows them"),
+		Use:     "delete ID",
+		Short:   "Delete a join token; machines that joined stay",
+		Example: "  telemark fleet token delete f5a090aa83d6abb1",
+		Args:    operands(1, "which token? `telemark fleet token list` shows them"),
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, args []string) error {
 			if err := registry.DeleteToken(cmd.Context(), args[0]); err != nil {
 				return answered(err)

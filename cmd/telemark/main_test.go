@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog"
 
@@ -190,7 +191,10 @@ var shipped = [][]string{
 	{"gateway-stock.yaml"},
 	{"gateway.yaml", "gateway-check.yaml"},
 	{"collector.yaml"},
+	{"agent.yaml", "agent-registry.yaml"},
 	{"collector.yaml", "collector-quarantine.yaml"},
+	{"collector.yaml", "collector-registry.yaml"},
+	{"collector.yaml", "collector-quarantine.yaml", "collector-registry.yaml"},
 }
 
 func TestShippedConfigurationsAreClean(t *testing.T) {
@@ -237,14 +241,15 @@ func TestEveryReasonHasAPage(t *testing.T) {
 
 // Every command says how it is used.
 func TestEveryCommandHasHelpWithExamples(t *testing.T) {
-	root := newRoot(strings.NewReader(""), io.Discard, io.Discard)
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "help" || cmd.Name() == "completion" {
-			continue
+	var check func(c *cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			if sub.Name() != "help" && sub.Name() != "completion" {
+				check(sub)
+			}
 		}
-		for _, c := range append(cmd.Commands(), cmd) {
-			require.NotEmpty(t, c.Short, c.CommandPath())
-			require.Contains(t, c.Example, "telemark ", c.CommandPath())
-		}
+		require.NotEmpty(t, c.Short, c.CommandPath())
+		require.Contains(t, c.Example, "telemark ", c.CommandPath())
 	}
+	check(newRoot(strings.NewReader(""), io.Discard, io.Discard))
 }
