@@ -170,9 +170,14 @@ func showMachine(cmd *cobra.Command, m *api.Machine) error {
 	return show(cmd, m, func(w io.Writer) {
 		t := newTable(w, "machine", m.Machine)
 		t.AppendRows([]table.Row{
-			{"name", dash(m.Name)}, {"state", dash(stateOf(m))}, {"evidence", dash(string(m.Evidence))},
-			{"ours by", dash(string(m.Membership))}, {"labels", dash(labelText(m.Labels))},
-			{"EK certificate", dash(m.EKCertificate)}, {"known since", when(m.CreatedAt)}, {"last seen", when(m.SeenAt)},
+			{"name", dash(m.Name)},
+			{"state", dash(stateOf(m))},
+			{"evidence", dash(string(m.Evidence))},
+			{"ours by", dash(string(m.Membership))},
+			{"labels", dash(labelText(m.Labels))},
+			{"EK certificate", dash(m.EKCertificate)},
+			{"known since", when(m.CreatedAt)},
+			{"last seen", when(m.SeenAt)},
 		})
 		t.Render()
 		if len(m.Keys) == 0 {

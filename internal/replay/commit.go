@@ -143,18 +143,30 @@ func (l *Local) wait(ctx context.Context, b *batch) error {
 		return ctx.Err()
 	case l.writing <- struct{}{}:
 	}
-	defer func() { <-l.writing }()
 	select {
 	case <-b.done:
+		<-l.writing
 		return b.err
 	default:
 	}
+	// The others wait for this write, too: it must not end with our context, and
+	// a disk that hangs must not keep us beyond it.
+	go l.writeFor(context.WithoutCancel(ctx), b)
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// writeFor writes for all who joined, and lets the next one write.
+func (l *Local) writeFor(ctx context.Context, b *batch) {
+	defer func() { <-l.writing }()
 	if l.pace != nil {
 		l.pace(l.hurry)
 	}
-	// The others wait for this write, too: it must not end with our context.
-	l.write(context.WithoutCancel(ctx), b)
-	return b.err
+	l.write(ctx, b)
 }
 
 // write writes the batch that is next. The caller holds l.writing.

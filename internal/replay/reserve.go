@@ -16,7 +16,7 @@ type reservation struct {
 	tried    uint64 // highest number claimed since the store was opened
 	reserved uint64 // as written last, or being written
 	durable  uint64 // claims at or below it need no write; never above what is on disk
-	suspect  uint64 // up to here a process that died may have delivered
+	suspect  uint64 // up to here a process that died, or whose attempts were forgotten, may have delivered
 
 	last   uint64 // tried, when it was written last
 	claims uint64 // since then

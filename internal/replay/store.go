@@ -56,7 +56,8 @@ type Outcome struct {
 	Held int
 	// Redelivery: an earlier owner claimed it and never confirmed: it may have been
 	// delivered before its process died, its lease ended or its delivery failed.
-	// After a crash it may be set for what nobody had, never the other way round.
+	// After a crash, or when a window was full of such blocks, it may be set for
+	// what nobody had, never the other way round.
 	Redelivery bool
 	// Late: the block fills a hole that had been reported. Count it when it is confirmed.
 	Late bool

@@ -371,10 +371,12 @@ func (w *window) forgetFlight(f *flight) {
 }
 
 // forgetAttempts makes room in a window that is full of blocks that nobody
-// sends again; should they come, they are not marked.
+// sends again. Should they come, they are marked, as after a crash: with all
+// that is not settled below the highest of them.
 func (w *window) forgetAttempts() {
 	for i := range w.flights.list {
 		if f := &w.flights.list[i]; f.token == 0 && f.flags&flightGone == 0 {
+			w.suspect = max(w.suspect, f.no)
 			w.forgetFlight(f)
 		}
 	}

@@ -306,3 +306,23 @@ func TestConcurrentRequestsDeliverEachBlockOnce(t *testing.T) {
 		require.Zero(t, r.status().GapsOpen)
 	})
 }
+
+// hangingWindows are on a disk that does not answer.
+type hangingWindows struct{ replay.Store }
+
+func (hangingWindows) Claim(ctx context.Context, _ time.Time, _ []replay.Block) ([]replay.Outcome, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestWindowsThatHangDoNotKeepTheSender: he gets an answer though he sets no
+// time himself.
+func TestWindowsThatHangDoNotKeepTheSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, block.Logs, withWindows(hangingWindows{memoryWindows(t)}))
+		began := time.Now()
+		require.ErrorIs(t, r.send(r.signed(0)), errNoWindows)
+		require.LessOrEqual(t, time.Since(began), settleTimeout)
+		require.Zero(t, r.calls())
+	})
+}

@@ -348,3 +348,29 @@ func TestStartWithoutPinnedKeysFails(t *testing.T) {
 		})
 	}
 }
+
+// TestUnsignedDataPassesForNobodyBeforeTheKeysAreKnown: who speaks in the name of
+// a machine right after a restart, while the registry is kept away, waits like
+// everybody.
+func TestUnsignedDataPassesForNobodyBeforeTheKeysAreKnown(t *testing.T) {
+	for _, unsigned := range []string{UnsignedTag, UnsignedPass} {
+		t.Run(unsigned, func(t *testing.T) {
+			reg := registrytest.New(t)
+			reg.Set(func(s *registrytest.Switches) { s.Down = http.StatusServiceUnavailable })
+			r := prepareRig(t, block.Logs, withRegistry(t, reg), withConfig(func(c *Config) { c.Unsigned = unsigned }))
+			reg.Enrol(machineOf(t, r.machines[0]))
+			require.NoError(t, r.p.Start(t.Context(), r.host))
+			defer r.shutdown()
+			require.ErrorIs(t, r.send(signtest.Data(block.Logs, r.machines[0].Name, 1)), errDeferred)
+			require.Zero(t, r.calls())
+			reg.Set(func(s *registrytest.Switches) { s.Down = 0 })
+			require.Eventually(t, func() bool {
+				return r.send(signtest.Data(block.Logs, r.machines[0].Name, 1), signtest.Data(block.Logs, "laptop", 1)) == nil
+			}, 10*time.Second, 10*time.Millisecond)
+			require.EqualValues(t, 1, r.refused(reason.ReceiptMissing))
+			got := r.take()
+			require.Equal(t, 1, got.Len())
+			require.Equal(t, "laptop", attr(got.At(0), "host.name"))
+		})
+	}
+}

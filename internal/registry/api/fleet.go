@@ -124,6 +124,9 @@ type ApproveRequest struct {
 	// Vouch says that the approver knows this EK hash from elsewhere, so that
 	// a TPM without a certificate counts as genuine.
 	Vouch bool `json:"vouch,omitempty"`
+	// Reinstate takes back a machine that was revoked. It undoes what an admin
+	// did, and is an admin's.
+	Reinstate bool `json:"reinstate,omitempty"`
 }
 
 // ReplaceRequest is the body of POST /v1/machines/{machine}/replace: the machine

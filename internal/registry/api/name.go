@@ -4,6 +4,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
@@ -14,9 +15,10 @@ const (
 	MaxLabel  = 256
 )
 
-// CheckName refuses what cannot be a machine's name.
+// CheckName refuses what cannot be a machine's name: also what reads like an
+// EKHash, in capitals too, since calls take either.
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) {
+	if !nameForm.MatchString(name) || ekHash.MatchString(strings.ToLower(name)) {
 		return Refuse(NameInvalid, "%.160q is no name", name)
 	}
 	return nil

@@ -33,7 +33,7 @@ var table = []entry{
 	{NotGenuine, http.StatusForbidden, "Nothing shows that this is a TPM: its EK certificate does not lead to a trusted root, and nobody vouched for its EK hash. Add the vendor's root or import the hash."},
 	{NotOurs, http.StatusForbidden, "The TPM is genuine, but nothing says that it is ours. Import its EK hash, or give the machine a join token."},
 	{QueueFull, http.StatusServiceUnavailable, "As many machines wait for approval as may. Approve or delete some."},
-	{MachineRevoked, http.StatusForbidden, "The machine was revoked. It is taken back by `telemark fleet approve`, not by itself."},
+	{MachineRevoked, http.StatusForbidden, "The machine was revoked. It is taken back by `telemark fleet approve --reinstate`, not by itself."},
 	{KeyTaken, http.StatusConflict, "Another machine enrolled this key."},
 	{KeyRevoked, http.StatusForbidden, "The key was revoked and cannot come back. The machine needs a new one."},
 

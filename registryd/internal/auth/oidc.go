@@ -31,10 +31,8 @@ type provider struct {
 	roles                   map[string]Role
 	client                  *http.Client
 	// known are tokens that were good, so that each request does not cost a
-	// signature; unknown ones are limited, since each may cost a request to
-	// the provider.
+	// signature.
 	known *lru.Cache[[sha256.Size]byte, known]
-	tries *limit.Table
 
 	mu       sync.Mutex
 	verifier *oidc.IDTokenVerifier
@@ -49,8 +47,9 @@ type known struct {
 func newProvider(f *FileOIDC) *provider {
 	p := &provider{
 		issuer: f.Issuer, audience: f.Audience, claim: f.Claim, roles: map[string]Role{},
-		client: &http.Client{Timeout: providerTimeout, Transport: bounded{http.DefaultTransport}},
-		tries:  limit.NewTable(limit.Rate{Events: 20, Per: time.Second, Burst: 100}, 1),
+		client: &http.Client{Timeout: providerTimeout, Transport: bounded{
+			http.DefaultTransport, limit.NewTable(limit.Rate{Events: 1, Per: time.Second, Burst: 10}, 1),
+		}},
 	}
 	for value, roles := range f.Roles {
 		p.roles[value], _ = parseRoles("", roles, false)
@@ -59,10 +58,21 @@ func newProvider(f *FileOIDC) *provider {
 	return p
 }
 
-// bounded cuts what a provider may answer.
-type bounded struct{ http.RoundTripper }
+// bounded cuts what a provider may answer, and how often it is asked: a token
+// with a signature that is none of its keys' has them read again. What is
+// limited is asking and not trying, so that forged tokens do not use up what
+// honest ones need: those are verified with the keys that were read last.
+type bounded struct {
+	http.RoundTripper
+	asks *limit.Table
+}
+
+var errAsked = errors.New("the provider was asked too often")
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ok, _ := b.asks.Allow("", 1, time.Now()); !ok {
+		return nil, errAsked
+	}
 	resp, err := b.RoundTripper.RoundTrip(r)
 	if err == nil {
 		resp.Body = struct {
@@ -78,14 +88,14 @@ func (p *provider) identify(ctx context.Context, raw string, now time.Time) (Ide
 	if k, ok := p.known.Get(sum); ok && now.Before(k.until) {
 		return k.id, nil
 	}
-	if ok, _ := p.tries.Allow("", 1, now); !ok {
-		return Identity{}, ErrProvider
-	}
 	v, err := p.discover(now)
 	if err != nil {
 		return Identity{}, err
 	}
 	t, err := v.Verify(oidc.ClientContext(ctx, p.client), raw)
+	if errors.Is(err, errAsked) {
+		return Identity{}, fmt.Errorf("%w: %w", ErrProvider, err)
+	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("%w: %w", ErrCredentials, err)
 	}

@@ -296,7 +296,9 @@ func TestRevokedMachineDoesNotComeBackByImport(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, &api.ImportResult{Revoked: 1}, result)
 
-	m, err := r.Approve(t.Context(), "ops", "edge-a", &api.ApproveRequest{})
+	_, err = r.Approve(t.Context(), "ops", "edge-a", &api.ApproveRequest{Vouch: true})
+	refused(t, api.Conflict, err)
+	m, err := r.Approve(t.Context(), "ops", "edge-a", &api.ApproveRequest{Reinstate: true})
 	require.NoError(t, err)
 	require.Empty(t, m.Revoked)
 	record, entry := r.record(kid)

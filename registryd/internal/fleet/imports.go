@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -26,12 +28,17 @@ func (s *Service) Import(ctx context.Context, actor string, r *api.ImportRequest
 	}
 	err := s.update(ctx, actor, func(c *change) error {
 		*result = api.ImportResult{DryRun: r.DryRun}
+		var written []*api.AllowEntry
 		for i := range r.Machines {
+			before := result.Added + result.Changed
 			if err := c.importOne(&r.Machines[i], result); err != nil {
 				if !isRefusal(err) {
 					return err
 				}
 				result.Errors = append(result.Errors, importError(i, err))
+			}
+			if result.Added+result.Changed > before {
+				written = append(written, &r.Machines[i])
 			}
 		}
 		if len(result.Errors) > 0 || r.DryRun {
@@ -40,7 +47,7 @@ func (s *Service) Import(ctx context.Context, actor string, r *api.ImportRequest
 		if result.Added+result.Changed == 0 {
 			return nil
 		}
-		if err := c.log("machines.import", "", map[string]int{"added": result.Added, "changed": result.Changed}); err != nil {
+		if err := c.logImport(written); err != nil {
 			return err
 		}
 		return c.emit("imported")
@@ -49,6 +56,33 @@ func (s *Service) Import(ctx context.Context, actor string, r *api.ImportRequest
 		return nil, err
 	}
 	return result, nil
+}
+
+// maxImportDetail bounds the machines of one audit entry, in bytes; the store
+// keeps 256 KiB. One machine has at most 64 labels of 512 bytes.
+const maxImportDetail = 192 << 10
+
+// logImport writes who was let in, and as what, in as many entries as it takes:
+// tables can be changed later, the log cannot.
+func (c *change) logImport(written []*api.AllowEntry) error {
+	for len(written) > 0 {
+		size, n := 0, 0
+		for n < len(written) {
+			encoded, err := json.Marshal(written[n])
+			if err != nil {
+				return fmt.Errorf("encode the detail of an audit entry: %w", err)
+			}
+			if size += len(encoded) + 1; n > 0 && size > maxImportDetail {
+				break
+			}
+			n++
+		}
+		if err := c.log("machines.import", "", map[string]any{"machines": written[:n]}); err != nil {
+			return err
+		}
+		written = written[n:]
+	}
+	return nil
 }
 
 // checkEntries looks at what needs no store.

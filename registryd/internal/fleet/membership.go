@@ -40,8 +40,9 @@ func waiting(tx *store.Tx, m *store.Machine) (bool, error) {
 	return len(keys) > 0 && keys[0].State == api.StatePending, err
 }
 
-// Approve takes a machine that waits into the fleet, or takes back one that was
-// revoked: it may then enrol a new key.
+// Approve takes a machine that waits into the fleet, vouches for one that is in
+// it, or, with Reinstate, takes back one that was revoked: it may then enrol a
+// new key. Who may say Reinstate is for the caller to know.
 func (s *Service) Approve(ctx context.Context, actor, id string, r *api.ApproveRequest) (*api.Machine, error) {
 	if err := api.CheckLabels(r.Labels); err != nil {
 		return nil, err
@@ -56,9 +57,17 @@ func (s *Service) Approve(ctx context.Context, actor, id string, r *api.ApproveR
 		if err != nil {
 			return err
 		}
-		if !waits && m.Revoked == "" && !r.Vouch {
+		switch {
+		case m.Revoked != "" && !r.Reinstate:
+			return api.Refuse(api.Conflict, "machine %s was revoked; an admin takes it back, who says so (reinstate)", m.EKHash)
+		case waits || m.Revoked != "":
+		case !r.Vouch:
 			return api.Refuse(api.Conflict, "machine %s does not wait for approval", m.EKHash)
+		case r.Name != "" || r.Labels != nil:
+			// They decide which policies apply.
+			return api.Refuse(api.Conflict, "name and labels are given to a machine that waits, and %s does not", m.EKHash)
 		}
+		was := m.Revoked
 		if r.Name != "" {
 			m.Name = r.Name
 		}
@@ -76,6 +85,9 @@ func (s *Service) Approve(ctx context.Context, actor, id string, r *api.ApproveR
 			return err
 		}
 		detail := map[string]any{"name": m.Name, "labels": m.Labels, "vouch": r.Vouch}
+		if was != "" {
+			detail["was_revoked"] = was
+		}
 		if err := errors.Join(c.log("machine.approve", m.EKHash, detail), c.emit("approved")); err != nil {
 			return err
 		}

@@ -161,7 +161,8 @@ func setMembers(e *keyfile.Entry, p *api.Policy) error {
 	if e.RequireEvidence == "" {
 		e.RequireEvidence = p.RequireEvidence
 	}
-	if e.Location == nil && len(p.Location) > 0 {
+	// null says nothing; {} says that anywhere will do.
+	if e.Location == nil && len(p.Location) > 0 && string(p.Location) != "null" {
 		e.Location = &keyfile.Location{}
 		if err := strictjson.Unmarshal(p.Location, e.Location); err != nil {
 			return api.Refuse(api.BadRequest, "policy %s: location: %s", p.Scope, err)

@@ -80,12 +80,18 @@ func (c *change) revokeMachine(m *store.Machine, why string) error {
 	return nil
 }
 
+// neverEnrolled is the reason of a key that was superseded while it waited.
+const neverEnrolled = "superseded before it was enrolled"
+
 // revokeKey moves a key to a terminal state. One that was revoked stays so:
-// "superseded" would make acceptable again what is not.
+// "superseded" would make acceptable again what is not. Nor does it make so
+// what never was.
 func (c *change) revokeKey(k *store.Key, why string) error {
 	switch {
 	case k.State == api.StateRevoked:
 		return nil
+	case k.State == api.StatePending && why == api.Superseded:
+		k.State, k.Reason = api.StateRevoked, neverEnrolled
 	case why != api.Superseded:
 		k.State, k.Reason = api.StateRevoked, why
 	case k.State == api.StateSuperseded:

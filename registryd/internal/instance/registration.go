@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/internal/tdx"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -21,6 +22,8 @@ func check(r *api.Registration, generation int) error {
 	switch {
 	case len(r.InstancePubkey) != ed25519.PublicKeySize:
 		return api.Refuse(api.InstanceKeyInvalid, "instance_pubkey has %d bytes, not %d", len(r.InstancePubkey), ed25519.PublicKeySize)
+	case !isKey(r.InstancePubkey):
+		return api.Refuse(api.InstanceKeyInvalid, "instance_pubkey is a point of low order, for which anybody signs")
 	case len(r.PPID) != ppidSize:
 		return api.Refuse(api.PPIDInvalid, "ppid has %d bytes, not %d", len(r.PPID), ppidSize)
 	case len(r.AttestationQuote) == 0:
@@ -44,6 +47,8 @@ func checkParty(role string, p *api.Party, instance []byte, refused api.Reason) 
 		return nil
 	case len(p.Pubkey) != ed25519.PublicKeySize:
 		return api.Refuse(refused, "%s.pubkey has %d bytes, not %d", role, len(p.Pubkey), ed25519.PublicKeySize)
+	case !isKey(p.Pubkey):
+		return api.Refuse(refused, "%s.pubkey is a point of low order, for which anybody signs", role)
 	case !ed25519.Verify(ed25519.PublicKey(p.Pubkey), instance, p.InstanceSignature):
 		return api.Refuse(refused, "%s.instance_signature", role)
 	case !ed25519.Verify(instance, p.Pubkey, p.IdentitySignature):
@@ -73,9 +78,15 @@ func unchanged(known *store.Instance, r *api.Registration, generation int) error
 
 // repeated reports whether a registration of the first generation says again
 // what is known. It is accepted and changes nothing: nothing in it tells when it
-// was made, so that it does not extend the lease either.
-func repeated(known *store.Instance, r *api.Registration) bool {
-	return known.Generation == 1 && bytes.Equal(known.Quote, r.AttestationQuote) &&
+// was made, so that it does not extend the lease either. What was not verified
+// when it was said first, since that was switched off, is verified now.
+func (s *Service) repeated(known *store.Instance, r *api.Registration, generation int) bool {
+	if generation != 1 || known.Generation != 1 || known.Measurements == nil && s.o.Quotes != nil {
+		return false
+	}
+	// One that proves the platform may be the same signature as one that does not.
+	same := bytes.Equal(known.Quote, r.AttestationQuote) || known.PPIDProven && tdx.SameSignature(known.Quote, r.AttestationQuote)
+	return same &&
 		sameParty(known.Operator, r.Operator) && sameParty(known.Owner, r.Owner)
 }
 

@@ -101,7 +101,7 @@ func (s *Service) Register(ctx context.Context, r *api.Registration, generation 
 		if err := unchanged(known, r, generation); err != nil {
 			return nil, err
 		}
-		if generation == 1 && repeated(known, r) {
+		if s.repeated(known, r, generation) {
 			return s.view(known), nil
 		}
 	}
@@ -174,9 +174,14 @@ func (s *Service) write(ctx context.Context, r *api.Registration, generation int
 			if err := unchanged(known, r, generation); err != nil {
 				return err
 			}
-			if generation == 1 && repeated(known, r) {
+			if s.repeated(known, r, generation) {
 				row = known
 				return nil
+			}
+			if known.PPIDProven && v.PPID == nil {
+				// Such a quote can be made by anybody who reads what we tell of
+				// the instance.
+				return api.Refuse(api.PPIDEncrypted, "the platform of this instance is proven, and nothing proves that this is it")
 			}
 		}
 		if session != nil {
@@ -215,6 +220,9 @@ func (s *Service) row(r *api.Registration, generation int, v *tdx.Verified, now 
 		return row
 	}
 	row.Measurements = &v.Measurements
+	if v.TCBStatus == tdx.Unauthenticated {
+		row.State = api.TDXUnverified
+	}
 	return row
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/registryd/internal/auth"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -81,6 +82,9 @@ func (s *Server) approve(c *call) error {
 	var r api.ApproveRequest
 	if err := c.decode(&r); err != nil {
 		return err
+	}
+	if r.Reinstate && !c.identity.Roles.Has(auth.Admin) {
+		return api.Refuse(api.Forbidden, "who revokes machines takes them back: this needs the role %s", accessAdmin)
 	}
 	m, err := s.o.Fleet.Approve(c.r.Context(), c.actor(), id, &r)
 	if err != nil {
