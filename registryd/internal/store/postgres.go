@@ -34,6 +34,9 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*pgBackend, error
 	if err != nil {
 		return nil, fmt.Errorf("reading the store's address: %w", err) // has no password in it
 	}
+	if err := checkTransport(dsn, config.ConnConfig); err != nil {
+		return nil, err
+	}
 	config.MaxConns = int32(o.MaxConns)
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
