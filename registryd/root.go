@@ -44,7 +44,7 @@ first. Files are read again on SIGHUP: certificates, the auth file, EK roots.
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage or configuration.`
 
 const rootExample = `  registryd --db registry.db --ek-roots /etc/telemark/ek-roots --auth-file auth.yaml
-  registryd token collector-fra --role viewer >> auth.yaml
+  (umask 077; registryd token collector-fra --role viewer 2> collector.token >> auth.yaml)    # under tokens:
   registryd key show --key-file registry-key.pem > registry.pub
   registryd healthcheck --url https://registry.example:3000 --ca ca.crt`
 

@@ -82,6 +82,7 @@ func (p *program) listen(ctx context.Context) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	ln = netutil.LimitListener(ln, p.config.MaxConnections)
+	ln = newPerAddress(ln, max(1, p.config.MaxConnections/shareOfOne), p.config.Proxies())
 	background.Go(func() { p.server.Run(work) })
 	background.Go(func() { p.keepHouse(work) })
 	background.Go(func() { p.reloadOnChange(work) })

@@ -12,7 +12,7 @@ import (
 
 const tokenLong = `Make a bearer token for a person or program. The token goes to the error
 stream, once, for its holder; the entry for the auth file, which holds only its
-hash, goes to the output:
+hash, goes to the output, to stand under tokens: in that file:
 
   tokens:
   - name: collector-fra
@@ -29,7 +29,7 @@ func newToken() *cobra.Command {
 		Use:     "token NAME --role ROLE,…",
 		Short:   "Make a bearer token and its entry of the auth file",
 		Long:    tokenLong,
-		Example: "  registryd token collector-fra --role viewer\n  registryd token ops --role admin --valid-for 2160h 2> ops.token",
+		Example: "  registryd token collector-fra --role viewer\n  (umask 077; registryd token ops --role admin --valid-for 2160h 2> ops.token >> auth.yaml)",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			token, entry, err := auth.NewToken(args[0], roles)

@@ -13,6 +13,8 @@ needs=(
   python3:python3
   git:git
   gcc:gcc
+  gocryptfs:gocryptfs
+  fusermount3:fuse3
 )
 
 missing=()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,13 +145,22 @@ func enroll(ctx context.Context, o *enrollOptions) (*enrolled, error) {
 	}
 	r, err := client.Enrol(ctx, enrolment.Request{Name: o.name, Token: token})
 	if err != nil {
-		return nil, answered(err)
+		return nil, answered(o.httpHint(err))
 	}
 	out := &enrolled{
 		Machine: r.Machine, EK: r.EK.String(), KID: r.KID, Name: r.Name, State: r.State, Evidence: r.Evidence,
 		Expires: r.Expires, RenewAt: r.RenewAt,
 	}
 	return out, nil
+}
+
+// httpHint says what may be wrong when a registry that does TLS is called
+// without: it ends the connection, mostly without a word.
+func (o *enrollOptions) httpHint(err error) error {
+	if _, refused := errors.AsType[*api.Error](err); refused || !strings.HasPrefix(o.registry.url, "http://") {
+		return err
+	}
+	return fmt.Errorf("%w\nThe URL begins with http: does this registry take https only?", err)
 }
 
 // ownedHint says who owns what is in use.

@@ -45,8 +45,8 @@ var nextSteps = map[reason.Reason][]string{
 	reason.UnknownKey:        {stepKeys, "See that the collector's key file is the one that you changed; its log says when it was read."},
 	reason.KeyUnavailable:    {"Look at the collector's log: why does the source of keys not answer?", "With a registry: tpmverify_registry_up and tpmverify_registry_age, and the network between collector and registry."},
 	reason.KeyPending:        {"Approve the machine at the registry: 'telemark fleet approve NAME'. What it sends from then on is accepted.", "Or put its endorsement key on the allow-list before it enrols: 'telemark fleet import'."},
-	reason.KeyRevoked:        {"Ask whoever revoked it; the record says why."},
-	reason.KeyExpired:        {"Compare not_before and not_after in the key's record with the nonce time in 'telemark receipt inspect'."},
+	reason.KeyRevoked:        {"Ask whoever revoked it: the detail says why, 'telemark fleet show NAME' when its keys were attested, 'telemark audit list' who did it.", "Take it back, if it was an error, with 'telemark fleet approve --reinstate'. Its keys stay revoked: it enrols a new one."},
+	reason.KeyExpired:        {"Compare not_before and not_after in the key's record with the nonce time in 'telemark receipt inspect'.", "With a registry: 'telemark fleet show NAME'. A machine that was replaced is superseded, and stays so; another one has to reach the registry to renew its lease."},
 	reason.AlgorithmMismatch: {stepKeys},
 	reason.CurveMismatch:     {stepKeys},
 
@@ -70,7 +70,7 @@ var nextSteps = map[reason.Reason][]string{
 	reason.SignatureInvalid: {stepKeys, stepInspect, stepAttack},
 
 	reason.UnprovenTPM:              {"Give the registry the machine's endorsement key hash ('telemark fleet import'), or the roots of its TPM's maker, and let the machine enrol again.", "Or accept such machines: policy evidence `any`."},
-	reason.IdentityMismatch:         {"Compare the attribute that `bind` names with the key's name in the key file.", "See whether an application on the machine sets host.name itself; put a resource processor before tpmsign."},
+	reason.IdentityMismatch:         {"Compare the attribute that `bind` names with the key's name in the key file, or at the registry ('telemark fleet list').", "See whether an application on the machine sets host.name itself; put a resource processor before tpmsign."},
 	reason.NotFresh:                 {"Look whether the agent reaches the nonce endpoint, and how long its queue is.", stepClocks},
 	reason.LocationMissing:          {stepLoc},
 	reason.LocationStale:            {stepLoc},

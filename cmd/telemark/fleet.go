@@ -95,7 +95,7 @@ func newFleetList(c *connection) *cobra.Command {
 			return show(cmd, all, func(w io.Writer) { machineTable(w, all) })
 		}),
 	}
-	cmd.Flags().StringVar(&state, "state", "", "only those in this state: pending, enrolled, superseded or revoked")
+	cmd.Flags().StringVar(&state, "state", "", "only those in this state: pending, enrolled, expired, superseded or revoked")
 	cmd.Flags().StringVar(&name, "name", "", "only those whose name begins so")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "only those with this label, KEY=VALUE; may be repeated")
 	return cmd
@@ -123,6 +123,8 @@ func stateOf(m *api.Machine) string {
 		return "revoked: " + m.Revoked
 	case m.State == "" && m.Membership == api.ByAllowList:
 		return "allowed, not enrolled yet"
+	case m.State == api.StateRevoked: // not the machine: it may come with another key
+		return "allowed, its key is revoked"
 	default:
 		return string(m.State)
 	}
@@ -168,8 +170,9 @@ func newFleetShow(c *connection) *cobra.Command {
 
 func showMachine(cmd *cobra.Command, m *api.Machine) error {
 	return show(cmd, m, func(w io.Writer) {
-		t := newTable(w, "machine", m.Machine)
+		t := newTable(w) // the hash in the header would come out in capitals
 		t.AppendRows([]table.Row{
+			{"machine", m.Machine},
 			{"name", dash(m.Name)},
 			{"state", dash(stateOf(m))},
 			{"evidence", dash(string(m.Evidence))},
@@ -205,10 +208,14 @@ func newFleetApprove(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "approve MACHINE",
 		Short: "Let in a machine that waits, or take back a revoked one",
-		Long: `Let a machine that waits for approval into the fleet. With --reinstate take back
-one that was revoked (role admin). With --vouch you say that you know this EK hash from elsewhere (a
-delivery note, the machine's console): a TPM without a certificate then counts
-as genuine, instead of unproven_tpm in every verdict.`,
+		Long: `Let a machine that waits for approval into the fleet. With --vouch you say that
+you know this EK hash from elsewhere (a delivery note, the machine's console): a
+TPM without a certificate then counts as genuine, instead of unproven_tpm in
+every verdict.
+
+With --reinstate take back a machine that was revoked (role admin). Its keys stay
+revoked: move the agent's key directory away and start it again, and it enrols a
+new one.`,
 		Example: "  telemark fleet approve edge-a\n  telemark fleet approve 4f1c… --name edge-a --label site=berlin --vouch",
 		Args:    operands(1, "which machine? `telemark fleet list --state pending` shows who waits"),
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, args []string) error {

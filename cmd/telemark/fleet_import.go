@@ -22,7 +22,7 @@ themselves without a token.
 
 FILE is CSV with a header line. Columns: ek_hash (64 hexadecimal digits), name,
 and for each label a column label:KEY; an empty cell is no label. The hash of an
-EK is printed by 'telemark key show --ek' on the machine, or taken from its
+EK is printed by 'telemark ek show' on the machine, or taken from its
 certificate:
 
   openssl x509 -in ek.crt -noout -pubkey | openssl pkey -pubin -outform der | sha256sum
@@ -107,7 +107,7 @@ func importTable(w io.Writer, r *api.ImportResult, lines []int) {
 			if e.Index < len(lines) {
 				line = lines[e.Index]
 			}
-			t.AppendRow([]any{line, string(e.Reason), e.Error})
+			t.AppendRow([]any{line, string(e.Reason), strings.TrimPrefix(e.Error, string(e.Reason)+": ")})
 		}
 		t.Render()
 		say(w, "nothing was changed")

@@ -16,6 +16,7 @@ and is a secret: put it into a file with mode 0600 on the machines that are to
 join (tpm::registry::token_file). It never travels: machines prove that they
 know it.`
 
+//nolint:gosec // an example, no credential
 const createTokenExample = `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
   telemark fleet token create --name edge-a`
 
@@ -44,6 +45,9 @@ func newTokenCreate(c *connection) *cobra.Command {
 		Example: createTokenExample,
 		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
+			if r.Uses < 1 {
+				return fmt.Errorf("--uses %d: want 1 or more", r.Uses)
+			}
 			var err error
 			if r.Labels, err = parseLabels(labels); err != nil {
 				return err
@@ -59,7 +63,7 @@ func newTokenCreate(c *connection) *cobra.Command {
 	cmd.Flags().IntVar(&r.Uses, "uses", 1, "how many machines may join")
 	cmd.Flags().StringVar(&r.ValidFor, "valid-for", "24h", "how long it is good for")
 	cmd.Flags().StringVar(&r.Name, "name", "", "the one name that may join")
-	cmd.Flags().StringVar(&r.NamePattern, "names", "", "which names may join, like edge-*")
+	cmd.Flags().StringVar(&r.NamePattern, "names", "", "which names may join, like 'edge-*' (in quotes, or the shell expands it)")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "label KEY=VALUE for machines that join; may be repeated")
 	cmd.Flags().StringVar(&r.Note, "note", "", "what it is for")
 	return cmd

@@ -95,7 +95,9 @@ func newTable(w io.Writer, header ...any) table.Writer {
 	style.Box.PaddingRight = "  "
 	t.SetStyle(style)
 	t.SuppressTrailingSpaces()
-	t.AppendHeader(header)
+	if len(header) > 0 {
+		t.AppendHeader(header)
+	}
 	return t
 }
 

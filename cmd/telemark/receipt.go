@@ -28,9 +28,10 @@ also compressed with zstd or gzip; - is standard input.
 With --keys, digest, inclusion proof and signature of every block are verified,
 and the policies that the key file itself states. Not judged: the nonce's MAC,
 since only the collector that issued it can, and replay, but for what is in the
-files twice. The validity of a key is judged at the nonce's time. Attributes
-that a verifier added (telemark.verdict, telemark.name and the like) are taken
-off before.
+files twice. The validity of a key is judged at the nonce's time; a revoked key
+is refused whatever the time, one that was superseded is not. Attributes that a
+verifier added (telemark.verdict, telemark.name and the like) are taken off
+before.
 
 Without --keys, content is still compared with the digest in its receipt, but
 anybody could have made that receipt.

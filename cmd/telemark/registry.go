@@ -116,7 +116,14 @@ func answered(err error) error {
 		return nil
 	}
 	if refused, ok := errors.AsType[*api.Error](err); ok {
-		return refuse("%s\n%s", refused.Error(), refused.Reason.Help())
+		help := refused.Reason.Help()
+		if help == "" || strings.Contains(refused.Error(), help) { // the detail is the help where there is nothing more to say
+			return refuse("%s", refused.Error())
+		}
+		return refuse("%s\n%s", refused.Error(), help)
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return work(fmt.Errorf("%w\nName the authority that signed the registry's certificate with --ca or %s", err, envRegistryCA))
 	}
 	return work(err)
 }

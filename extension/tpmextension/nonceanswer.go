@@ -27,6 +27,7 @@ var (
 //	{"nonce": hex, "kid": hex, "issued_at": RFC 3339, "expires_at": RFC 3339, "audience": string, optional}
 type answer struct {
 	nonce    []byte
+	issued   time.Time // by the server's clock
 	lifetime time.Duration
 }
 
@@ -61,12 +62,12 @@ func (r answerRules) parse(body []byte) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("%w: expires_at: %w", errAnswerMalformed, err)
 	}
-	// Only the difference counts: the server's clock need not agree with ours.
+	// For its age only the difference counts: the server's clock need not agree with ours.
 	lifetime := expires.Sub(issued)
 	if lifetime <= 0 {
 		return answer{}, fmt.Errorf("%w: issued %v, expires %v", errAnswerExpired, issued, expires)
 	}
-	return answer{nonce: n, lifetime: lifetime}, nil
+	return answer{nonce: n, issued: issued, lifetime: lifetime}, nil
 }
 
 // said returns what a refusal says: its error member, or its first bytes.

@@ -33,6 +33,7 @@ var errNoNonce = errors.New("no usable nonce")
 // lease is a nonce and for how long groups may be signed under it.
 type lease struct {
 	nonce   []byte
+	issued  time.Time     // by the clock of the server
 	fetched time.Time     // with monotonic reading
 	limit   time.Duration // since fetched
 }
@@ -128,7 +129,7 @@ func (c *nonceClient) renew(ctx context.Context) error {
 	// What arrives under a nonce that its issuer does not accept any more is
 	// lost, whatever max_age says.
 	usable := got.lifetime - min(got.lifetime/10, nonceTransit)
-	c.lease = lease{nonce: got.nonce, fetched: fetched, limit: min(c.cfg.MaxAge, usable)}
+	c.lease = lease{nonce: got.nonce, issued: got.issued, fetched: fetched, limit: min(c.cfg.MaxAge, usable)}
 	close(c.changed)
 	c.changed = make(chan struct{})
 	return nil
@@ -186,6 +187,13 @@ func noNonce(l lease, lastErr error) error {
 		err = fmt.Errorf("%w: %w", err, lastErr)
 	}
 	return err
+}
+
+// issued returns when the nonce in use was issued, by its server's clock.
+func (c *nonceClient) issued() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lease.issued
 }
 
 // age returns the age of the nonce in use, false before the first.

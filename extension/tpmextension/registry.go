@@ -88,6 +88,9 @@ type enroller struct {
 	failures int  // attempts since the last that was answered
 	polls    int  // answers "pending" in a row
 	lastLog  string
+	tried    time.Time // when the last attempt began
+
+	renew chan struct{} // one place: the lease is over though our clock does not say so
 
 	mu    sync.Mutex
 	lease keyLease
@@ -99,7 +102,7 @@ type enroller struct {
 
 func newEnroller(cfg *RegistryConfig, client enrolClient, store leaseStore, logger *zap.Logger) *enroller {
 	return &enroller{
-		cfg: cfg, client: client, store: store, logger: logger, wake: make(chan struct{}),
+		cfg: cfg, client: client, store: store, logger: logger, wake: make(chan struct{}), renew: make(chan struct{}, 1),
 		count: func(context.Context, string, string) {}, changed: func() {},
 	}
 }
@@ -150,6 +153,8 @@ func (e *enroller) pause(ctx context.Context, since time.Time, d time.Duration) 
 		select {
 		case <-ctx.Done():
 			return false
+		case <-e.renew: // but not more often than we look anyway
+			d = min(d, elapsed(since, now)+enrolWatch-min(enrolWatch, elapsed(e.tried, now)))
 		case <-time.After(wait):
 		}
 		if left > 0 && e.held() != nil {
@@ -160,6 +165,7 @@ func (e *enroller) pause(ctx context.Context, since time.Time, d time.Duration) 
 
 // attempt enrols once and returns the pause until the next time.
 func (e *enroller) attempt(ctx context.Context) time.Duration {
+	e.tried = time.Now()
 	var request enrolment.Request
 	if !e.named {
 		request.Name = e.cfg.Name
@@ -207,7 +213,7 @@ func withToken(err, noToken error) *enrolment.Error {
 
 func (e *enroller) enrolled(ctx context.Context, r *enrolment.Result) time.Duration {
 	e.count(ctx, "enrolled", "")
-	lease := keyLease{*r}
+	lease := keyLease{Result: *r}
 	// Before anything is signed, and though the Collector may be shutting down:
 	// who signed may also go on after a restart.
 	if err := e.store.save(context.WithoutCancel(ctx), &lease); err != nil {
@@ -336,6 +342,22 @@ func (e *enroller) drop(ctx context.Context, s enrolState, err error, cause stri
 	}
 	if err := e.store.forget(context.WithoutCancel(ctx)); err != nil {
 		e.logger.Warn("the next start may sign until it asked the registry", zap.Error(err))
+	}
+}
+
+// passed is told of the time of a nonce, which is what verifiers hold the end
+// of the lease against. Where our own clock is behind theirs, as after a start
+// without network, the lease is over before we would notice.
+func (e *enroller) passed(issued time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lease.over || !e.lease.exists() || e.lease.Expires.IsZero() || !issued.After(e.lease.Expires) {
+		return
+	}
+	e.lease.over = true
+	select {
+	case e.renew <- struct{}{}:
+	default:
 	}
 }
 

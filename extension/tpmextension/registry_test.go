@@ -313,3 +313,70 @@ func TestNameGivenByTheRegistryIsNotArguedWith(t *testing.T) {
 		require.Equal(t, 1, logs.FilterMessageSnippet("cannot").Len()+logs.FilterMessageSnippet("does not enrol").Len())
 	})
 }
+
+// TestLeaseThatIsOverByTheVerifiersClockIsNotSignedUnder: a machine without a
+// clock of its own starts with the time of its last shutdown. Verifiers compare the
+// lease with the time of the nonce, and drop for good what is signed behind its end.
+func TestLeaseThatIsOverByTheVerifiersClockIsNotSignedUnder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		real := 72 * time.Hour // by which everybody else is ahead
+		m := &memory{map[string][]byte{}}
+		old := granted(24 * time.Hour)
+		old.Expires = time.Now().Add(24 * time.Hour)
+		enrolFor(t, scriptedEnroller(&scripted{script: []any{old}}, m), time.Minute)
+		l, err := newLeaseStore(m, []byte{1}, "https://registry").load(t.Context(), time.Now())
+		require.NoError(t, err)
+
+		now := granted(24 * time.Hour)
+		now.Expires = time.Now().Add(real + 24*time.Hour)
+		client := &scripted{script: []any{now}}
+		e := scriptedEnroller(client, m)
+		e.resume(l)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go e.run(ctx)
+		require.NoError(t, e.held())
+		e.passed(time.Now())
+		require.NoError(t, e.held(), "a nonce of before its end")
+		e.passed(time.Now().Add(real))
+		require.ErrorIs(t, e.held(), errNotEnrolled)
+		require.Equal(t, enrolExpired, e.state(time.Now()))
+		synctest.Wait()
+		require.NoError(t, e.held(), "it was renewed at once")
+		require.Len(t, client.asked, 1)
+		e.passed(time.Now().Add(real))
+		require.NoError(t, e.held())
+	})
+}
+
+// TestNonceFromTheFarFutureDoesNotMakeTheAgentSpin: the registry's word and the
+// nonce server's cannot both be right.
+func TestNonceFromTheFarFutureDoesNotMakeTheAgentSpin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lease := granted(24 * time.Hour)
+		lease.Expires = time.Now().Add(24 * time.Hour)
+		client := &scripted{script: []any{lease}}
+		e := scriptedEnroller(client, &memory{map[string][]byte{}})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			for e.wait(ctx) == nil {
+				e.passed(time.Now().Add(1000 * time.Hour))
+			}
+		}()
+		enrolFor(t, e, 10*time.Minute)
+		require.InDelta(t, 20, len(client.asked), 2)
+	})
+}
+
+func TestPasswordOfTheRegistryIsNotStoredWithTheLease(t *testing.T) {
+	m := &memory{map[string][]byte{}}
+	store := newLeaseStore(m, []byte{1}, "https://agent:hunter2@registry")
+	lease := keyLease{Result: *granted(time.Hour)}
+	lease.Asked = time.Now()
+	require.NoError(t, store.save(t.Context(), &lease))
+	require.NotContains(t, string(m.content[store.key]), "hunter2")
+	kept, err := store.load(t.Context(), time.Now())
+	require.NoError(t, err)
+	require.True(t, kept.exists())
+}

@@ -26,6 +26,7 @@ const clockSlack = time.Minute
 // keyLease is the registry's trust in the key, for a while. The zero value is none.
 type keyLease struct {
 	enrolment.Result
+	over bool // by the time that verifiers have, whatever ours is
 }
 
 // elapsed is the time since a moment: by the monotonic clock or, where that
@@ -36,11 +37,17 @@ func elapsed(since, now time.Time) time.Duration {
 
 // left is for how long groups may be signed, 0 when no more.
 func (l *keyLease) left(now time.Time) time.Duration {
+	if l.over {
+		return 0
+	}
 	return max(l.ValidFor-min(l.ValidFor/10, leaseTransit)-elapsed(l.Asked, now), 0)
 }
 
 // remaining is how long the lease lasts, 0 when it is over.
 func (l *keyLease) remaining(now time.Time) time.Duration {
+	if l.over {
+		return 0
+	}
 	return max(l.ValidFor-elapsed(l.Asked, now), 0)
 }
 
@@ -86,7 +93,8 @@ func openLeases(ctx context.Context, host component.Host, storageID *component.I
 }
 
 func newLeaseStore(client storage.Client, kid []byte, endpoint string) leaseStore {
-	return leaseStore{client: client, key: "registry/v1/" + hex.EncodeToString(kid), endpoint: endpoint}
+	shown, _ := shownURL(endpoint) // a password in it stays out of the storage
+	return leaseStore{client: client, key: "registry/v1/" + hex.EncodeToString(kid), endpoint: shown}
 }
 
 // load returns the lease of before, and the zero one when there is none, when
@@ -113,7 +121,7 @@ func (s leaseStore) load(ctx context.Context, now time.Time) (keyLease, error) {
 	if r.EK, err = tpm.ParseEKAlgorithm(l.EK); err != nil {
 		return keyLease{}, nil
 	}
-	return keyLease{r}, nil
+	return keyLease{Result: r}, nil
 }
 
 func (s leaseStore) save(ctx context.Context, l *keyLease) error {

@@ -123,6 +123,13 @@ func (r *registry) wait(ctx context.Context) error {
 	return nil
 }
 
+// passed tells the enroller of the time of a nonce.
+func (r *registry) passed(issued time.Time) {
+	if e := r.current(); e != nil {
+		e.passed(issued)
+	}
+}
+
 // enrolmentChanged shows in the component's status what the registry said, and
 // takes back what it showed when signing goes on.
 func (s *signer) enrolmentChanged() {

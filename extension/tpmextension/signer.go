@@ -225,6 +225,7 @@ func (s *signer) nonce(ctx context.Context, o *opened) ([]byte, error) {
 	}
 	waited := false
 	nonce, err := o.nonces.get(ctx, func(why error) { waited = true; s.trouble(why) })
+	s.registry.passed(o.nonces.issued())
 	if err == nil && waited {
 		s.recovered() // though the blocks may have been taken back meanwhile
 	}

@@ -337,6 +337,7 @@ func TestDownAtFirstStartParksAndRecovers(t *testing.T) {
 		changed := r.keys.Changed()
 		reg.Set(func(s *registrytest.Switches) { s.Down = 0 })
 		<-changed
+		synctest.Wait() // the key is there first, and then what proves it current
 		require.Equal(t, "trusted", r.state(a))
 	})
 }

@@ -305,6 +305,9 @@ func (c *Client) ended(err error) {
 	c.mu.Lock()
 	was, first := c.err, !c.tried
 	c.err, c.tried = err, true
+	if r, ok := errors.AsType[*RefusedError](err); ok && r.Refusal == RefusedRollback {
+		c.mirror.rewind()
+	}
 	c.mu.Unlock()
 	c.failing.Store(err != nil)
 	switch {

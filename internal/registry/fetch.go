@@ -43,6 +43,10 @@ func (e *StatusError) Error() string {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		s += "; look at auth and tls of this verifier, and at the roles of the registry"
+	case http.StatusBadRequest:
+		if e.Reason == "" {
+			s += "; the endpoint is not that of a registry, or wants https"
+		}
 	case http.StatusNotFound:
 		s += "; the endpoint is not that of a registry, or lacks a path"
 	}

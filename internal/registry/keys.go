@@ -69,6 +69,10 @@ func (k *Keys) Lookup(kid []byte) (*verdict.Key, error) {
 	return e.key, nil
 }
 
+// Recheck implements verdict.Rechecker. The kid is asked for as one that is not
+// known, and the answer means: nothing newer is.
+func (k *Keys) Recheck(kid []byte) error { return k.client.unknown(string(kid)) }
+
 // Binds reports whether any key binds the attribute.
 func (k *Keys) Binds(attribute string) bool { return k.view.Load().binds[attribute] > 0 }
 
@@ -93,6 +97,10 @@ func (k *Keys) Changed() <-chan struct{} { return k.client.changes.wait() }
 // Asking reports whether some key that came with telemetry is being asked for, so
 // that Changed may fire soon.
 func (k *Keys) Asking() bool { return k.client.asking() }
+
+// Known reports whether all keys have been known at some time, if only from the
+// cache. Until then nobody can say which names belong to machines.
+func (k *Keys) Known() bool { return !k.client.proven.Load().at.IsZero() }
 
 // Close ends the view; it answers from what it knew.
 func (k *Keys) Close() { k.client.forget(k) }

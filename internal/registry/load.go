@@ -54,11 +54,12 @@ func (c *Client) replay(frames []frame) error {
 	defer c.mu.Unlock()
 	records := c.mirror.records
 	c.mirror = r.mirror
-	c.mirror.records = records
+	c.mirror.records, c.mirror.revision = records, 0
 	for i, batch := range r.records {
 		if _, err := c.apply(batch, r.until[i], time.Time{}); err != nil {
 			return err
 		}
+		c.mirror.revision = r.until[i]
 	}
 	k := &c.cache
 	for _, f := range frames[:len(frames)-1] {

@@ -94,6 +94,9 @@ func (c *Client) lookUp(ctx context.Context, kid string) {
 		c.sights.answered(kid, c.now(), q.asked)
 		c.looked(OutcomeUnknown)
 	default:
+		// Where it was no news, since an event had told of it meanwhile or nothing
+		// has changed, nobody has forgotten the sighting.
+		c.sights.answered(kid, c.now(), q.asked)
 		c.looked(OutcomeKnown)
 	}
 	c.changes.fire()

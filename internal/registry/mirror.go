@@ -15,6 +15,11 @@ type mirror struct {
 	revision uint64 // up to which nothing is missing
 	highest  uint64 // seen in any answer; above revision, something is missing
 	records  map[string]stored
+	// rewound says that the registry answered with a revision below highest, as
+	// one does that was restored from a backup. Once it has passed highest, it
+	// has said things under revisions that were seen before with others: only a
+	// whole snapshot tells them.
+	rewound bool
 }
 
 // stored is a record; until is as in known.
@@ -31,9 +36,20 @@ func (m *mirror) admit(h *answer.Head) {
 	m.highest = max(m.highest, h.Revision)
 }
 
+// rewind begins anew, but for what nobody can take back.
+func (m *mirror) rewind() {
+	m.rewound, m.revision = true, 0
+	for kid := range m.records {
+		r := m.records[kid]
+		r.Revision = 0 // whatever is said next is news
+		m.records[kid] = r
+	}
+}
+
 // learn takes over one record and says whether it was news. A record of an
-// older revision is none, since answers can overtake each other. A revocation
-// is never taken back, whatever is said later.
+// older revision is none, since answers can overtake each other; nor is a key
+// that is missing here, when the answer is older than what is all here. A
+// revocation is never taken back, whatever is said later.
 func (m *mirror) learn(kid string, r *answer.Record, asked uint64, until time.Time) (news bool, err error) {
 	old, ok := m.records[kid]
 	if r.State == "" {
@@ -43,7 +59,7 @@ func (m *mirror) learn(kid string, r *answer.Record, asked uint64, until time.Ti
 		delete(m.records, kid)
 		return true, nil
 	}
-	if ok && r.Revision <= old.Revision {
+	if ok && r.Revision <= old.Revision || !ok && asked < m.revision {
 		return false, nil
 	}
 	if ok && (old.State == api.StateRevoked && r.State != api.StateRevoked ||
@@ -69,12 +85,14 @@ func (c *Client) apply(records []answer.Record, asked uint64, until time.Time) (
 			return false, err
 		}
 	}
-	if len(c.mirror.records)+len(records) > maxKeys {
-		return false, refuse(RefusedTooManyKeys, "more than %d keys", maxKeys)
-	}
 	var changes []change
+	full := false
 	for i := range records {
 		r, kid := &records[i], kids[i]
+		if _, known := c.mirror.records[kid]; !known && r.State != "" && len(c.mirror.records) >= maxKeys {
+			full = true // the others count
+			continue
+		}
 		news, err := c.mirror.learn(kid, r, asked, until)
 		if err != nil {
 			// That key stays revoked, and the others count.
@@ -91,6 +109,9 @@ func (c *Client) apply(records []answer.Record, asked uint64, until time.Time) (
 		changes = append(changes, change{kid: kid, record: r, until: until})
 	}
 	c.show(changes)
+	if full {
+		return takesTrust, refuse(RefusedTooManyKeys, "more than %d keys", maxKeys)
+	}
 	return takesTrust, nil
 }
 

@@ -107,12 +107,13 @@ func (c *Client) catchUp(ctx context.Context) error {
 	default:
 	}
 	c.mu.Lock()
-	since, whole := c.mirror.revision, false
+	since, whole := c.mirror.revision, c.mirror.rewound
 	if c.o.Cache != "" {
 		since = min(since, c.cache.through) // what the cache lacks, too
-		if whole = c.cache.wantsWhole; whole {
-			since = 0
-		}
+		whole = whole || c.cache.wantsWhole
+	}
+	if whole {
+		since = 0
 	}
 	c.mu.Unlock()
 	seen := map[string]struct{}{} // of a whole snapshot
@@ -178,7 +179,10 @@ func (c *Client) takePage(s *answer.Snapshot, q *question, encoded []byte, whole
 func (c *Client) takeWhole(s *answer.Snapshot, seen map[string]struct{}, pages [][]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.replaceAnswers(pages, s.Through, frame{frameSnapshot, pages[len(pages)-1]})
+	c.mirror.rewound = false
+	if c.o.Cache != "" {
+		c.replaceAnswers(pages, s.Through, frame{frameSnapshot, pages[len(pages)-1]})
+	}
 	var gone []change
 	for kid := range c.mirror.records {
 		r := c.mirror.records[kid]

@@ -91,6 +91,9 @@ var defaultAttributes = masks{mask: [8]byte{0xff, 0xff, 0xff, 0x27, 0xff, 0xff, 
 // first that accepts it. The refusal is that of the policy that comes closest:
 // the one with the fewest objections, the first of them on a tie.
 func Judge(policies *Policies, e *Evidence, now time.Time) (string, error) {
+	if policies == nil {
+		policies = &Policies{}
+	}
 	var closest []*api.Error
 	var name string
 	for i := range policies.list {

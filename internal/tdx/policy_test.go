@@ -37,6 +37,13 @@ func pinned(q *tdxlab.Quote, without ...string) string {
 	return text
 }
 
+func TestNoPolicyAcceptsNothing(t *testing.T) {
+	for _, none := range []*tdx.Policies{nil, {}} {
+		_, err := tdx.Judge(none, &tdx.Evidence{TCBStatus: "UpToDate"}, time.Now())
+		requireReason(t, api.TCBStatusNotAccepted, err)
+	}
+}
+
 func TestPinnedVMIsAccepted(t *testing.T) {
 	q := lab.Describe(report)
 	name, err := tdx.Judge(policies(t, pinned(&q)), verify(t, lab.Quote(report)), now)

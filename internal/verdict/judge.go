@@ -104,13 +104,13 @@ func (j *Judge) key(v *Verdict, now time.Time) error {
 	}
 	v.Key = k
 	if k.Pending {
-		return reason.New(reason.KeyPending, "the machine waits for approval")
+		return j.certain(k, reason.New(reason.KeyPending, "the machine waits for approval"))
 	}
 	if k.Revoked != "" && k.Revoked != Superseded {
 		return reason.New(reason.KeyRevoked, "%s", k.Revoked)
 	}
 	if err := k.validAt(v.Issued, now); err != nil {
-		return err
+		return j.certain(k, err)
 	}
 	if s.Algorithm != k.Algorithm {
 		return reason.New(reason.AlgorithmMismatch, "the receipt names %d, the key's record %d", s.Algorithm, k.Algorithm)
@@ -126,6 +126,19 @@ func (j *Judge) key(v *Verdict, now time.Time) error {
 		v.Freshness = k.Policy.Degree(v.Issued, now)
 	}
 	return nil
+}
+
+// certain returns a refusal that may be out of date, or that nobody knows now
+// whether it is.
+func (j *Judge) certain(k *Key, refusal error) error {
+	r, ok := j.Keys.(Rechecker)
+	if !ok || k.Revoked != "" { // that is never taken back
+		return refusal
+	}
+	if err := r.Recheck([]byte(k.KID)); err != nil {
+		return reason.Wrap(reason.KeyUnavailable, err)
+	}
+	return refusal
 }
 
 // validAt compares the key's validity with T where there is one: the block was

@@ -57,6 +57,17 @@ type KeySource interface {
 	Lookup(kid []byte) (*Key, error)
 }
 
+// Rechecker is a KeySource that learns of changes over a network. A machine that
+// has just renewed its lease, or was let in, signs at once, and its block may be
+// here before the word of it.
+type Rechecker interface {
+	KeySource
+	// Recheck is called before a block is refused since the lease of its key is
+	// over or its machine waits for approval. It returns nil when it is certain
+	// that this is still so, or an error that wraps ErrUnavailable.
+	Recheck(kid []byte) error
+}
+
 // NonceAuthority checks nonces; *nonce.Authority is one.
 type NonceAuthority interface {
 	Audience() string

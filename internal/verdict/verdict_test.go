@@ -324,3 +324,52 @@ func TestNonceIsAcceptedUpToBothEndsOfItsTimeAndNotBeyond(t *testing.T) {
 		require.Equal(t, want, b.verdict(d, 0).Reason, "%v after T", at)
 	}
 }
+
+// doubtful is a key source that is asked again.
+type doubtful struct {
+	keys
+	again error
+	asked int
+}
+
+func (d *doubtful) Recheck([]byte) error {
+	d.asked++
+	return d.again
+}
+
+// TestWordOfALeaseMayBeLate: what a machine signs after renewing its lease, or
+// being let in, is not refused on what was known before.
+func TestWordOfALeaseMayBeLate(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*verdict.Key)
+		want   reason.Reason
+		sure   bool // whether nobody needs to be asked
+	}{
+		"lease over":       {func(k *verdict.Key) { k.NotAfter = now.Add(-time.Hour) }, reason.KeyExpired, false},
+		"lease not begun":  {func(k *verdict.Key) { k.NotBefore = now.Add(time.Hour) }, reason.KeyExpired, false},
+		"pending":          {func(k *verdict.Key) { k.Pending = true }, reason.KeyPending, false},
+		"revoked":          {func(k *verdict.Key) { k.Revoked = "stolen" }, reason.KeyRevoked, true},
+		"superseded":       {func(k *verdict.Key) { k.Revoked, k.NotAfter = verdict.Superseded, now.Add(-time.Hour) }, reason.KeyExpired, true},
+		"nothing is wrong": {func(*verdict.Key) {}, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			c.change(b.key)
+			source := &doubtful{keys: keys{b.key.KID: b.key}, again: fmt.Errorf("asking: %w", verdict.ErrUnavailable)}
+			b.judge.Keys = source
+			d := signtest.Data(block.Logs, "edge-a", 3)
+			b.machine.Sign(t, stream, 0, d)
+			first := b.verdict(d, 0).Reason
+			source.again = nil
+			then := b.verdict(d, 0).Reason
+			require.Equal(t, c.want, then)
+			if c.sure {
+				require.Equal(t, c.want, first)
+				require.Zero(t, source.asked)
+				return
+			}
+			require.Equal(t, reason.KeyUnavailable, first)
+			require.Equal(t, 2, source.asked)
+		})
+	}
+}

@@ -13,8 +13,8 @@ import (
 	"github.com/telemark-otel/telemark/internal/reason"
 )
 
-// settleTimeout bounds the writing of the windows after delivery, which goes
-// on when the sender has gone.
+// settleTimeout bounds each writing of the windows: before delivery, and after
+// it, which goes on when the sender has gone.
 const settleTimeout = 5 * time.Second
 
 // deliver shapes the batch, calls the next component once, and settles the

@@ -74,6 +74,9 @@ type registryKeys struct {
 // Lookup implements verdict.KeySource.
 func (k *registryKeys) Lookup(kid []byte) (*verdict.Key, error) { return k.keys.Lookup(kid) }
 
+// Recheck implements verdict.Rechecker.
+func (k *registryKeys) Recheck(kid []byte) error { return k.keys.Recheck(kid) }
+
 // Names implements keySource.
 func (k *registryKeys) Names(attribute, value string) bool { return k.keys.Names(attribute, value) }
 
@@ -85,6 +88,9 @@ func (k *registryKeys) Changed() <-chan struct{} { return k.keys.Changed() }
 
 // Asking implements liveKeys.
 func (k *registryKeys) Asking() bool { return k.keys.Asking() }
+
+// Known implements liveKeys.
+func (k *registryKeys) Known() bool { return k.keys.Known() }
 
 // Start fails only where no answer could ever be believed: without pinned keys
 // or with a connection that cannot be set up. A registry that is out of reach
@@ -200,6 +206,7 @@ func readPins(path string, logger *zap.Logger) (*answer.Verifier, error) {
 }
 
 var (
-	_ keySource = (*registryKeys)(nil)
-	_ liveKeys  = (*registryKeys)(nil)
+	_ keySource         = (*registryKeys)(nil)
+	_ liveKeys          = (*registryKeys)(nil)
+	_ verdict.Rechecker = (*registryKeys)(nil)
 )

@@ -267,6 +267,11 @@ func (r *round) unsigned(b digest.Block, j *judged) {
 	if r.p.cfg.Unsigned == UnsignedDrop {
 		return
 	}
+	if live, ok := r.p.keys.(liveKeys); ok && !live.Known() {
+		j.Reason, j.Detail = reason.KeyUnavailable, "it is not known yet which machines are enrolled"
+		j.fate = fateDeferred
+		return
+	}
 	for key, value := range b.Attributes().All() {
 		if r.p.keys.Binds(key) && r.p.keys.Names(key, textOf(value)) {
 			j.Detail = "the resource names an enrolled machine by " + key
@@ -308,7 +313,9 @@ func (r *round) claim(ctx context.Context) error {
 	if len(r.wanted) == 0 {
 		return nil
 	}
-	outcomes, err := windows.Claim(ctx, r.now, r.wanted)
+	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	outcomes, err := windows.Claim(bounded, r.now, r.wanted)
 	if err == nil && len(outcomes) != len(r.wanted) {
 		err = fmt.Errorf("%d outcomes for %d blocks", len(outcomes), len(r.wanted))
 	}

@@ -51,6 +51,9 @@ type liveKeys interface {
 	Changed() <-chan struct{}
 	// Asking reports whether an answer about some key may come soon.
 	Asking() bool
+	// Known reports whether it has ever known all keys: until then it cannot
+	// say whom unsigned data names.
+	Known() bool
 }
 
 // Errors of Start.

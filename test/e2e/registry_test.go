@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/block"
-	"github.com/telemark-otel/telemark/internal/pgtest"
 	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/test/harness"
@@ -255,11 +254,10 @@ func TestMachineThatWaitsForApprovalLosesNothing(t *testing.T) {
 }
 
 func TestReplicasOnOnePostgreSQLAreOneRegistry(t *testing.T) {
-	database := pgtest.DSN(t)
-	db := filepath.Join(t.TempDir(), "dsn")
-	require.NoError(t, os.WriteFile(db, []byte(database), 0o600))
-	f := withRegistry(t, harness.RegistryOptions{Args: []string{"--db-file", db}}, "a", "b")
-	second := f.registry("second", harness.RegistryOptions{Args: []string{"--db-file", db}, Replica: f.Registry})
+	o := onPostgreSQL(t)
+	f := withRegistry(t, o, "a", "b")
+	o.Replica = f.Registry
+	second := f.registry("second", o)
 	f.up(second)
 	f.token(api.TokenRequest{Uses: 2})
 	collector := f.collector("collector") // asks the first replica

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -198,9 +199,7 @@ func (m *middleman) pass(ctx context.Context, w http.ResponseWriter, r *http.Req
 		<-ctx.Done()
 		return
 	}
-	for name, values := range resp.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), resp.Header)
 	w.WriteHeader(resp.StatusCode)
 	control := http.NewResponseController(w)
 	buffer := make([]byte, 32<<10)

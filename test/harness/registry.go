@@ -119,7 +119,8 @@ func (r *Registry) makeTokens(registryd, auth string) error {
 	return os.WriteFile(auth, entries, 0o600)
 }
 
-// WaitReady waits until the registry answers that it is ready.
+// WaitReady waits until the registry answers that it is ready. It gives up when
+// the process ends.
 func (r *Registry) WaitReady(ctx context.Context, client *http.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -134,6 +135,9 @@ func (r *Registry) WaitReady(ctx context.Context, client *http.Client) error {
 			if resp.StatusCode == http.StatusOK {
 				return nil
 			}
+		}
+		if !r.Running() {
+			return fmt.Errorf("registryd ended before it was ready; its last lines:\n%s", r.Tail(15))
 		}
 		select {
 		case <-ctx.Done():

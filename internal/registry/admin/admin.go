@@ -114,7 +114,7 @@ func decode(answer []byte, into any) error {
 func refusal(status int, answer []byte) error {
 	var body api.ErrorBody
 	if err := json.Unmarshal(answer, &body); err != nil || !body.Reason.Known() {
-		return fmt.Errorf("the registry answered %d %s, without a reason: is this its address?", status, http.StatusText(status))
+		return fmt.Errorf("the registry answered %d %s, without a reason: is this its address, and is it http or https?", status, http.StatusText(status))
 	}
 	return &api.Error{Reason: body.Reason, Detail: strings.TrimPrefix(body.Error, string(body.Reason)+": ")}
 }

@@ -122,11 +122,14 @@ type Result struct {
 func (c *Client) Enrol(ctx context.Context, r Request) (*Result, error) {
 	result, err := c.enrol(ctx, r)
 	if err != nil {
-		c.machine = nil // it may have been what was wrong
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, asError(err)
+		e := asError(err)
+		if e.Cause != CauseUnreachable {
+			c.machine = nil // it may have been what was wrong
+		}
+		return nil, e
 	}
 	return result, nil
 }

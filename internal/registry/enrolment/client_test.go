@@ -342,3 +342,36 @@ func TestEndpointIsAURL(t *testing.T) {
 	_, err := enrolment.New(enrolment.Options{Endpoint: "https://registry:3000"})
 	require.Error(t, err)
 }
+
+// counting counts what a TPM is asked for that takes it long.
+type counting struct {
+	enrolment.Device
+	keys int
+}
+
+func (c *counting) EK(ctx context.Context, algorithm tpm.EKAlgorithm) (*tpm.EK, error) {
+	c.keys++
+	return c.Device.EK(ctx, algorithm)
+}
+
+// TestRegistryThatIsAwayDoesNotKeepTheTPMBusy: an endorsement key takes some TPMs
+// seconds to make, and nothing is signed meanwhile.
+func TestRegistryThatIsAwayDoesNotKeepTheTPMBusy(t *testing.T) {
+	t.Parallel()
+	registry := enrolmenttest.Start(t)
+	var seen *counting
+	c := client(t, registry.URL, func(o *enrolment.Options) { seen = &counting{Device: o.Device}; o.Device = seen })
+	_, err := c.Enrol(t.Context(), enrolment.Request{})
+	require.NoError(t, err)
+	registry.Set(enrolmenttest.Answer{Start: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }})
+	for range 3 {
+		require.Equal(t, enrolment.CauseUnreachable, failure(t, c, enrolment.Request{}).Cause)
+	}
+	require.Equal(t, 1, seen.keys)
+	registry.Set(enrolmenttest.Answer{Refuse: api.Refuse(api.NotGenuine, "no")})
+	require.Equal(t, string(api.NotGenuine), failure(t, c, enrolment.Request{}).Cause)
+	registry.Set(enrolmenttest.Answer{})
+	_, err = c.Enrol(t.Context(), enrolment.Request{})
+	require.NoError(t, err)
+	require.Equal(t, 2, seen.keys, "a refusal may be for what was read")
+}

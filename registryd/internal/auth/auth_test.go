@@ -217,6 +217,7 @@ func TestIDTokensGiveRolesByTheirClaim(t *testing.T) {
 		"without signature":  strings.Join(strings.Split(good, ".")[:2], ".") + ".",
 		"algorithm none":     b64([]byte(`{"alg":"none"}`)) + "." + strings.Split(good, ".")[1] + ".",
 		"no subject":         p.token(t, p.key, claims(map[string]any{"sub": ""})),
+		"screen control":     p.token(t, p.key, claims(map[string]any{"sub": "anna\x1b[2K\root"})),
 	} {
 		_, err := a.Identify(with(token), now)
 		require.ErrorIs(t, err, auth.ErrCredentials, name)

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -93,9 +96,6 @@ func (p *provider) identify(ctx context.Context, raw string, now time.Time) (Ide
 		return Identity{}, err
 	}
 	t, err := v.Verify(oidc.ClientContext(ctx, p.client), raw)
-	if errors.Is(err, errAsked) {
-		return Identity{}, fmt.Errorf("%w: %w", ErrProvider, err)
-	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("%w: %w", ErrCredentials, err)
 	}
@@ -137,8 +137,9 @@ func (p *provider) discover(now time.Time) (*oidc.IDTokenVerifier, error) {
 }
 
 func (p *provider) rolesOf(t *oidc.IDToken) (Role, error) {
-	if t.Subject == "" {
-		return 0, errors.New("the token names no subject")
+	// It stands in the audit log, and on the screens of those who read it.
+	if t.Subject == "" || !utf8.ValidString(t.Subject) || strings.ContainsFunc(t.Subject, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return 0, errors.New("the token names no subject, or one that cannot be shown")
 	}
 	var claims map[string]any
 	if err := t.Claims(&claims); err != nil {

@@ -17,10 +17,11 @@ import (
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
-// actor of what machines do by themselves; with a token it is "token:ID".
+// actor of what machines do by themselves; with a join token it is "join:ID".
+// ("token:NAME" is who has a bearer token.)
 const (
-	actor       = "enrolment"
-	tokenPrefix = "token:"
+	actor      = "enrolment"
+	joinPrefix = "join:"
 )
 
 var actions = map[string]string{
@@ -43,6 +44,7 @@ type detail struct {
 	Expires     *time.Time       `json:"expires_at,omitempty"`
 	Superseded  []string         `json:"superseded,omitempty"`
 	Freed       string           `json:"freed_name_of,omitempty"`
+	FreedKey    string           `json:"freed_key_of,omitempty"`
 	TPM         *tpmattest.Model `json:"tpm,omitempty"`
 	Certificate api.Reason       `json:"ek_certificate_refused,omitempty"`
 	Refused     api.Reason       `json:"refused,omitempty"`
@@ -61,7 +63,7 @@ func (c *claim) entry(actor, action string, d detail) (audit.Entry, error) {
 func (d *decision) audit(what string, k *store.Key, retired []string) error {
 	out := detail{
 		Name: d.machine.Name, Evidence: d.machine.Evidence, Membership: d.machine.Membership,
-		Superseded: retired, TPM: d.claim.model,
+		Superseded: retired, TPM: d.claim.model, FreedKey: d.squatter,
 	}
 	if d.state == api.StateEnrolled {
 		out.Expires = &k.ExpiresAt
@@ -74,7 +76,7 @@ func (d *decision) audit(what string, k *store.Key, retired []string) error {
 	}
 	who := actor
 	if d.token != nil {
-		who = tokenPrefix + d.token.ID
+		who = joinPrefix + d.token.ID
 	}
 	e, err := d.claim.entry(who, actions[what], out)
 	if err != nil {
@@ -84,9 +86,10 @@ func (d *decision) audit(what string, k *store.Key, retired []string) error {
 }
 
 // refusals bounds how much the refused can write: one entry an hour for one
-// reason and machine, and few a second of all of them.
+// reason and machine, and few of all of them. Strangers, who cost nothing to
+// make, have a budget of their own, so that they do not hide the others.
 type refusals struct {
-	limit *rate.Limiter
+	limit, strangers *rate.Limiter
 
 	mu   sync.Mutex
 	seen *lru.Cache[string, time.Time]
@@ -95,23 +98,30 @@ type refusals struct {
 const (
 	refusalsKept   = 4096
 	refusalAgain   = time.Hour
-	refusalsRate   = 1 // per second
+	refusalsRate   = 1        // per second
+	strangersRate  = 1.0 / 60 // per second
 	refusalsAtOnce = 30
 )
 
 func newRefusals() *refusals {
 	seen, _ := lru.New[string, time.Time](refusalsKept) // fails for no size only
-	return &refusals{limit: rate.NewLimiter(refusalsRate, refusalsAtOnce), seen: seen}
+	return &refusals{
+		limit: rate.NewLimiter(refusalsRate, refusalsAtOnce), strangers: rate.NewLimiter(strangersRate, refusalsAtOnce), seen: seen,
+	}
 }
 
-func (r *refusals) allow(reason api.Reason, machine string, now time.Time) bool {
+func (r *refusals) allow(reason api.Reason, machine string, stranger bool, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	limit := r.limit
+	if stranger {
+		limit = r.strangers
+	}
 	id := string(reason) + " " + machine
 	if last, ok := r.seen.Get(id); ok && now.Before(last.Add(refusalAgain)) {
 		return false
 	}
-	if !r.limit.AllowN(now, 1) {
+	if !limit.AllowN(now, 1) {
 		return false
 	}
 	r.seen.Add(id, now)
@@ -123,13 +133,15 @@ func (r *refusals) allow(reason api.Reason, machine string, now time.Time) bool 
 // tried that is not the machine's. Its session ends with that.
 func (s *Service) noteRefusal(ctx context.Context, c *claim, refused error) {
 	reason := api.ReasonOf(refused)
+	var stranger bool
 	switch reason {
-	case api.MachineRevoked, api.KeyRevoked, api.KeyTaken, api.NameTaken, api.NameMismatch,
-		api.TokenExpired, api.TokenUsedUp, api.TokenProofInvalid:
+	case api.MachineRevoked, api.KeyRevoked, api.TokenExpired, api.TokenUsedUp: // known, or has a token
+	case api.KeyTaken, api.NameTaken, api.NameMismatch, api.TokenProofInvalid:
+		stranger = !c.chain
 	default:
 		return
 	}
-	if !s.refusals.allow(reason, c.ek.Hash, c.at) {
+	if !s.refusals.allow(reason, c.ek.Hash, stranger, c.at) {
 		return
 	}
 	err := s.o.Store.Update(ctx, func(tx *store.Tx) error {

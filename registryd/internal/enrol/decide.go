@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"maps"
+	"time"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
@@ -23,6 +24,8 @@ type decision struct {
 	token   *store.Token   // that was used up by one
 	state   api.KeyState   // pending or enrolled
 	freed   *store.Machine // that only waits, and loses its name to this one
+
+	squatter string // that only waits, and was forgotten since it had this one's key
 }
 
 // decide consumes the session and finds out what becomes of the machine.
@@ -46,7 +49,13 @@ func (d *decision) decide() error {
 	if err := d.admit(); err != nil {
 		return err
 	}
-	return d.name()
+	if err := d.freeKey(); err != nil {
+		return err
+	}
+	if err := d.name(); err != nil {
+		return err
+	}
+	return d.checkPace()
 }
 
 // read gets the machine, and its keys.
@@ -84,8 +93,11 @@ func (d *decision) checkKey() error {
 			return nil
 		case err != nil:
 			return err
+		case k.State == api.StatePending:
+			d.squatter = k.EKHash // see freeKey
+			return nil
 		default:
-			return api.Refuse(api.KeyTaken, "key %s is that of machine %s", k.KID, k.EKHash)
+			return keyTaken(k.EKHash, d.claim.kid)
 		}
 	}
 	switch d.key.State {
@@ -96,6 +108,51 @@ func (d *decision) checkKey() error {
 	default:
 		return api.Refuse(api.Internal, "key %s is in state %.32q", d.key.KID, string(d.key.State))
 	}
+}
+
+func keyTaken(holder, kid string) error {
+	return api.Refuse(api.KeyTaken, "key %s is that of machine %s", kid, holder)
+}
+
+// freeKey forgets a machine that waits and has this one's key. The TPM of this
+// one is genuine, so that what it certified is in it; software certifies
+// anything.
+func (d *decision) freeKey() error {
+	if d.squatter == "" {
+		return nil
+	}
+	if d.state != api.StateEnrolled || !d.machine.Evidence.Genuine() {
+		return keyTaken(d.squatter, d.claim.kid)
+	}
+	err := d.tx.DeleteMachine(d.squatter)
+	if errors.Is(err, store.ErrInvalid) { // has other keys, which an operator looked at
+		return keyTaken(d.squatter, d.claim.kid)
+	}
+	return err
+}
+
+// maxKeysAnHour bounds how often a machine changes its key: keys and audit
+// entries are kept for ever.
+const maxKeysAnHour = 20
+
+// checkPace refuses a key that comes too soon after the one before.
+func (d *decision) checkPace() error {
+	if d.key != nil {
+		return nil
+	}
+	at, recent := d.claim.at, 0
+	for _, k := range d.older {
+		if d.state == api.StatePending && k.State == api.StatePending && at.Before(k.AttestedAt.Add(pendingRetry)) {
+			return api.Refuse(api.RateLimited, "another key waits since %s; one a minute is taken", k.AttestedAt.Format(time.RFC3339))
+		}
+		if !k.EnrolledAt.IsZero() && at.Before(k.EnrolledAt.Add(time.Hour)) {
+			recent++
+		}
+	}
+	if recent >= maxKeysAnHour {
+		return api.Refuse(api.RateLimited, "%d keys of this machine were enrolled within an hour", recent)
+	}
+	return nil
 }
 
 // admit fills in why the machine is genuine and why it is ours, and says what

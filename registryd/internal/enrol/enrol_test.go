@@ -108,7 +108,7 @@ func TestGenuineMachineWithATokenIsEnrolled(t *testing.T) {
 
 	entries := w.log(0)
 	require.Len(t, entries, 1)
-	require.Equal(t, "token:"+m.token.ID, entries[0].Actor)
+	require.Equal(t, "join:"+m.token.ID, entries[0].Actor)
 	require.Equal(t, "machine.enrol", entries[0].Action)
 	require.Equal(t, m.hash(t), entries[0].Subject)
 	require.Contains(t, string(entries[0].Detail), `"peer":"192.0.2.1"`)

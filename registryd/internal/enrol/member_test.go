@@ -65,6 +65,7 @@ func TestPendingKeyThatIsReplacedIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	m := w.newMachine()
 	first := w.pending(m)
+	w.clock.pass(time.Minute)
 	m.anotherKey("second", attesttest.KeyAttributes)
 	second := w.pending(m)
 	require.Equal(t, []string{second.KID, first.KID}, w.events()[1].KIDs)

@@ -23,6 +23,9 @@ func isOwnName(name string) bool {
 	return ok && len(digits) == ownDigits && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
+// retired is what stands in the names of machines that were replaced.
+const retired = ".replaced."
+
 // name decides what the machine is called: as it was, else as its token says,
 // else as it asks, else by its hash. Another EK never takes a name by itself.
 func (d *decision) name() error {
@@ -39,6 +42,9 @@ func (d *decision) name() error {
 	case asked != "":
 		if isOwnName(asked) && !strings.EqualFold(asked, ownName(m.EKHash)) {
 			return api.Refuse(api.NameInvalid, "%q is what another machine is called that has no name", asked)
+		}
+		if strings.Contains(strings.ToLower(asked), retired) {
+			return api.Refuse(api.NameInvalid, "%q is what a machine is called that was replaced", asked)
 		}
 		name = asked
 	default:

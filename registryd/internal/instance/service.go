@@ -200,10 +200,14 @@ func (s *Service) write(ctx context.Context, r *api.Registration, generation int
 		if err := tx.PutInstance(row); err != nil {
 			return err
 		}
-		return record(tx, now, "peer:"+peer, action, what, pubkey, map[string]any{
+		detail := map[string]any{
 			"generation": generation, "tcb_status": row.TCBStatus, "state": row.State, "policy": row.PolicyName,
-			"operator": partyKey(row.Operator), "owner": partyKey(row.Owner),
-		})
+			"operator": partyKey(row.Operator), "owner": partyKey(row.Owner), "tls_key": hex.EncodeToString(row.TLSKey),
+		}
+		if row.Measurements != nil {
+			detail["mrtd"] = row.Measurements.MRTD
+		}
+		return record(tx, now, "peer:"+peer, action, what, pubkey, detail)
 	})
 	return row, refusal(err)
 }

@@ -25,7 +25,7 @@ const maxHops = 32
 func (s *Server) admit(c *call) error {
 	peer := addressOf(c.r.RemoteAddr)
 	c.client = s.clientOf(peer, c.r.Header)
-	if ok, retry := s.perAddress.Allow(bucketOf(c.client), 1, s.o.Now()); !ok {
+	if ok, retry := s.perAddress.Allow(Bucket(c.client), 1, s.o.Now()); !ok {
 		return tooMany(retry, "too many requests from %s", c.client)
 	}
 	if err := http.NewCrossOriginProtection().Check(c.r); err != nil {
@@ -99,11 +99,19 @@ func (s *Server) private(c *call) bool {
 	if !peer.IsLoopback() {
 		return false
 	}
+	if !s.trusted(peer) && forwarded(c.r.Header) {
+		return false
+	}
 	if c.client.IsLoopback() {
 		return true
 	}
 	scheme := c.r.Header.Values("X-Forwarded-Proto")
 	return len(scheme) == 1 && strings.EqualFold(scheme[0], "https")
+}
+
+// forwarded reports whether a request says that it came through a proxy.
+func forwarded(h http.Header) bool {
+	return h.Get("X-Forwarded-For") != "" || h.Get("Forwarded") != "" || h.Get("X-Real-Ip") != ""
 }
 
 // addressOf is the address of host:port, the zero Addr when there is none.
@@ -151,9 +159,9 @@ func (s *Server) clientOf(peer netip.Addr, h http.Header) netip.Addr {
 	return client
 }
 
-// bucketOf is what of an address one client can be expected to own: of IPv6 a
+// Bucket is what of an address one client can be expected to own: of IPv6 a
 // whole /64.
-func bucketOf(a netip.Addr) string {
+func Bucket(a netip.Addr) string {
 	if a.Is6() {
 		if p, err := a.Prefix(64); err == nil {
 			return p.String()

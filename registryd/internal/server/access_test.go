@@ -100,7 +100,7 @@ func TestTooManyRequestsAboutOneKey(t *testing.T) {
 	// Nobody uses up what a known verifier has.
 	refused(t, api.NotFound, r.do(http.MethodGet, "/v1/keys/"+kid, nil, r.as("viewer")))
 
-	// Evidence for one machine or instance, wherever it comes from.
+	// Evidence for one machine or instance, of one client.
 	start := api.EnrolmentStart{Hierarchy: api.Hierarchy{EK: []byte{1}, AK: []byte{2}, Key: []byte{3}}}
 	for range 2 {
 		refused(t, api.EKMalformed, r.do(http.MethodPost, "/v1/enrolments", start))

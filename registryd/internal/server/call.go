@@ -35,6 +35,7 @@ type call struct {
 
 	status int
 	reason api.Reason
+	held   int // bytes of its body, in server.bodies
 }
 
 // begin wraps a request.
@@ -82,6 +83,7 @@ func (c *call) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // end counts the request, and answers for a handler that panicked.
 func (c *call) end() {
+	defer c.release()
 	if p := recover(); p != nil {
 		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 			panic(p)
@@ -133,11 +135,14 @@ func (c *call) read() ([]byte, error) {
 	if c.r.ContentLength > size {
 		return nil, c.tooLarge()
 	}
-	content, err := io.ReadAll(http.MaxBytesReader(c.ResponseWriter, c.r.Body, size))
+	content, err := io.ReadAll(metered{http.MaxBytesReader(c.ResponseWriter, c.r.Body, size), c})
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
 		return nil, c.tooLarge()
+	case errors.Is(err, errBodies):
+		c.Header().Set("Connection", "close")
+		return nil, api.Because(api.Busy, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.Header().Set("Connection", "close")
 		return nil, api.Refuse(api.RequestTimeout, "the body did not arrive within %s", c.server.o.BodyTimeout)

@@ -49,7 +49,9 @@ func (s *Server) enrolComplete(c *call) error {
 	}
 }
 
-// limitMachine limits attempts for one endorsement key, as it was sent.
+// limitMachine limits attempts of one client for one endorsement key, as it was
+// sent. Others who say the key do not use up what the machine has, or they
+// could keep it from renewing its lease.
 func (s *Server) limitMachine(c *call, r *api.EnrolmentStart) error {
-	return s.limitSubject(c, "ek", hex.EncodeToString(r.EK))
+	return s.limitSubject(c, "ek", hex.EncodeToString(r.EK)+" "+Bucket(c.client))
 }

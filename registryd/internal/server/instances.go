@@ -48,7 +48,8 @@ func (s *Server) register(c *call) error {
 }
 
 func (s *Server) registerInstance(c *call, r *api.Registration, generation int) (i *api.Instance, err error) {
-	if err := s.limitSubject(c, "pubkey", "register:"+hex.EncodeToString(r.InstancePubkey)); err != nil {
+	// Of each client, as for machines: everybody knows the key.
+	if err := s.limitSubject(c, "pubkey", "register:"+hex.EncodeToString(r.InstancePubkey)+" "+Bucket(c.client)); err != nil {
 		return nil, err
 	}
 	err = s.gate.run(c.r.Context(), "tdx", func() error {

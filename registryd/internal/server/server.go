@@ -42,6 +42,8 @@ type Options struct {
 
 	MaxVerifications int           // default 8
 	MaxStreams       int           // default 4,096
+	MaxBodies        int           // bytes of bodies in memory, default 128 MiB
+	MaxBodiesOfOne   int           // of one client, default 16 MiB
 	BodyTimeout      time.Duration // for a whole body, default 10s
 	CallTimeout      time.Duration // for what a call does, default 30s
 	WriteTimeout     time.Duration // for an answer or one event, default 10s
@@ -61,6 +63,7 @@ type Server struct {
 	perAddress *limit.Table
 	perKey     *limit.Table
 	gate       *gate
+	bodies     *bodies
 	hub        *hub
 	streams    chan struct{} // holds one value for each stream
 	checks     *checks
@@ -76,6 +79,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxStreams == 0 {
 		o.MaxStreams = 4096
+	}
+	if o.MaxBodies == 0 {
+		o.MaxBodies = defaultBodies
+	}
+	if o.MaxBodiesOfOne == 0 {
+		o.MaxBodiesOfOne = defaultBodiesOfOne
 	}
 	if o.BodyTimeout == 0 {
 		o.BodyTimeout = 10 * time.Second
@@ -115,6 +124,7 @@ func New(o Options) *Server {
 		perAddress: limit.NewTable(o.PerAddress, o.RateTable),
 		perKey:     limit.NewTable(o.PerKey, o.RateTable),
 		gate:       newGate(o.MaxVerifications, o.Metrics),
+		bodies:     newBodies(o.MaxBodies, o.MaxBodiesOfOne),
 		hub:        newHub(o),
 		streams:    make(chan struct{}, o.MaxStreams),
 	}
