@@ -153,6 +153,9 @@ func (k *Key) validAt(issued, now time.Time) error {
 	if now.Before(k.NotBefore) {
 		return reason.New(reason.KeyExpired, "valid from %s", k.NotBefore.UTC().Format(time.RFC3339))
 	}
+	if k.Revoked == Superseded && !k.NotAfter.IsZero() && at.After(k.NotAfter) {
+		return reason.New(reason.KeyExpired, "superseded by another key at %s, and used after", k.NotAfter.UTC().Format(time.RFC3339))
+	}
 	if !k.NotAfter.IsZero() && at.After(k.NotAfter) {
 		return reason.New(reason.KeyExpired, "valid until %s", k.NotAfter.UTC().Format(time.RFC3339))
 	}

@@ -382,9 +382,10 @@ func TestPolicyComesFromTheNarrowestScopeThatHasTheMember(t *testing.T) {
 func TestPolicyThatVerifiersCannotReadIsRefused(t *testing.T) {
 	r := newRig(t)
 	for name, p := range map[string]api.Policy{
-		"scope":             {Scope: "everybody"},
-		"label without =":   {Scope: "label:site"},
-		"name":              {Scope: "name:"},
+		"scope":             {Scope: "everybody", Freshness: "live"},
+		"label without =":   {Scope: "label:site", Freshness: "live"},
+		"name":              {Scope: "name:", Freshness: "live"},
+		"nothing":           {Scope: "default"},
 		"freshness":         {Scope: "default", Freshness: "fresh"},
 		"evidence":          {Scope: "default", RequireEvidence: "chain"},
 		"bind":              {Scope: "default", Bind: map[string]string{"host.name": "kid"}},

@@ -41,6 +41,9 @@ func (s *Service) PutPolicy(ctx context.Context, actor string, p *api.Policy) (*
 	if err != nil {
 		return nil, err
 	}
+	if p.Bind == nil && p.BindRequired == nil && p.Freshness == "" && p.RequireEvidence == "" && len(p.Location) == 0 {
+		return nil, api.Refuse(api.BadRequest, "policy %s demands nothing: name what it demands, or delete it", p.Scope)
+	}
 	if len(p.Location) > maxLocation {
 		return nil, api.Refuse(api.BadRequest, "policy %s: its location has %d bytes, at most %d are allowed: draw the area with fewer points", p.Scope, len(p.Location), maxLocation)
 	}

@@ -1,0 +1,197 @@
+// Package podmantest runs a Podman of its own for tests: images, containers,
+// networks and the API's socket lie in a temporary directory, and nothing of
+// the machine's Podman is read or changed. It needs root and Debian's packages
+// podman, runc, netavark and iptables.
+package podmantest
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Podman is a private installation.
+type Podman struct {
+	Dir    string // all of it
+	Socket string // where the API may be served
+	Config string // its containers.conf
+	Root   string
+	Run    string
+	Tmp    string
+}
+
+// On machines without CAP_SYS_RESOURCE Podman's usual limits cannot be set, and
+// with cgroups of both versions only runc works.
+const config = `[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+network_config_dir = %q
+`
+
+const registries = `[[registry]]
+location = "127.0.0.1"
+insecure = true
+`
+
+// New makes one. Its containers end with the test.
+func New(tb testing.TB) *Podman {
+	tb.Helper()
+	// Not tb.TempDir: names of tests make paths too long for unix sockets, and
+	// what Podman leaves mounted must be gone first.
+	dir, err := os.MkdirTemp("", "podman")
+	must(tb, err)
+	p := &Podman{
+		Dir: dir, Socket: filepath.Join(dir, "podman.sock"), Config: filepath.Join(dir, "containers.conf"),
+		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Tmp: filepath.Join(dir, "tmp"),
+	}
+	must(tb, os.WriteFile(p.Config, fmt.Appendf(nil, config, filepath.Join(dir, "networks")), 0o600))
+	must(tb, os.WriteFile(filepath.Join(dir, "registries.conf"), []byte(registries), 0o600))
+	tb.Cleanup(func() {
+		// Podman's own cleaning up after a container can be in the way for a moment.
+		for attempt := range 10 {
+			out, err := p.Command("rm", "--all", "--force", "--time", "0").CombinedOutput()
+			if err == nil {
+				break
+			}
+			if attempt == 9 {
+				tb.Errorf("remove the containers: %v: %s", err, out)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		// The storage driver keeps a mount on its own directory.
+		_ = exec.Command("umount", "--lazy", filepath.Join(p.Root, "overlay")).Run()
+		must(tb, os.RemoveAll(dir))
+	})
+	return p
+}
+
+// Env is what a process that starts Podman needs in its environment.
+func (p *Podman) Env() []string {
+	return []string{"CONTAINERS_CONF=" + p.Config, "CONTAINERS_REGISTRIES_CONF=" + filepath.Join(p.Dir, "registries.conf")}
+}
+
+// Command is a podman command of this installation.
+func (p *Podman) Command(args ...string) *exec.Cmd {
+	cmd := exec.Command("podman", append([]string{"--root", p.Root, "--runroot", p.Run, "--tmpdir", p.Tmp}, args...)...)
+	cmd.Env = append(os.Environ(), p.Env()...)
+	return cmd
+}
+
+// Start serves the API on the socket until the test ends.
+func (p *Podman) Start(tb testing.TB) {
+	tb.Helper()
+	cmd := p.Command("system", "service", "--time=0", "unix://"+p.Socket)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second
+	must(tb, cmd.Start())
+	tb.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if tb.Failed() {
+			tb.Logf("podman's service said:\n%s", out.Bytes())
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(p.Socket); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("podman's service did not start:\n%s", out.Bytes())
+		}
+	}
+}
+
+// Import makes an image whose only program is ./program, as /bin/sh and
+// /program, and which serves the words over HTTP on port 8080.
+func (p *Podman) Import(tb testing.TB, name, words string) {
+	tb.Helper()
+	p.ImportCommand(tb, name, fmt.Sprintf(`["/program","serve",%q]`, words), "/bin/sh")
+}
+
+// ImportCommand makes an image with another command, in JSON, and with or
+// without more names for the program.
+func (p *Podman) ImportCommand(tb testing.TB, name, command string, links ...string) {
+	tb.Helper()
+	cmd := p.Command("import", "--quiet", "--change", "CMD "+command, "-", name)
+	cmd.Stdin = bytes.NewReader(Layer(tb, links...))
+	p.try(tb, cmd)
+}
+
+// Output runs a podman command and returns what it prints.
+func (p *Podman) Output(tb testing.TB, args ...string) string {
+	tb.Helper()
+	return p.try(tb, p.Command(args...))
+}
+
+func (p *Podman) try(tb testing.TB, cmd *exec.Cmd) string {
+	tb.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		tb.Errorf("%v: %v\n%s", cmd.Args, err, errs.Bytes())
+	}
+	return out.String()
+}
+
+// Layer is a tar archive with the program and links to it.
+func Layer(tb testing.TB, links ...string) []byte {
+	tb.Helper()
+	content := program(tb)
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	must(tb, w.WriteHeader(&tar.Header{Name: "program", Mode: 0o755, Size: int64(len(content))}))
+	_, err := w.Write(content)
+	must(tb, err)
+	for _, link := range links {
+		must(tb, w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: link[1:], Linkname: "/program", Mode: 0o777}))
+	}
+	must(tb, w.Close())
+	return layer.Bytes()
+}
+
+var built struct {
+	once    sync.Once
+	content []byte
+	err     error
+}
+
+// program builds the static binary, once in a test binary.
+func program(tb testing.TB) []byte {
+	tb.Helper()
+	built.once.Do(func() {
+		var dir string
+		if dir, built.err = os.MkdirTemp("", "program"); built.err != nil {
+			return
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		name := filepath.Join(dir, "program")
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", name, "github.com/telemark-otel/telemark/internal/podmantest/program")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build the program of the image: %w: %s", err, out)
+			return
+		}
+		built.content, built.err = os.ReadFile(name)
+	})
+	must(tb, built.err)
+	return built.content
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
