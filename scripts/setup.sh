@@ -4,6 +4,9 @@
 # nothing when all is there.
 set -euo pipefail
 
+# Debian leaves these out of the PATH of all but root.
+PATH=$PATH:/usr/sbin:/sbin
+
 # command:package
 needs=(
   swtpm:swtpm
@@ -15,6 +18,10 @@ needs=(
   gcc:gcc
   gocryptfs:gocryptfs
   fusermount3:fuse3
+  podman:podman
+  runc:runc
+  iptables:iptables
+  ssh:openssh-client
 )
 
 missing=()
@@ -23,6 +30,10 @@ for need in "${needs[@]}"; do
 done
 # The race detector links against libc.
 if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
+# Podman's networks; these are not in PATH, or not under Debian's names.
+for helper in netavark aardvark-dns; do
+  if [ ! -x "/usr/lib/podman/$helper" ] && [ ! -x "/usr/libexec/podman/$helper" ]; then missing+=("$helper"); fi
+done
 # Tests of the registry's store start servers of their own. Debian keeps initdb
 # out of PATH.
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null 2>&1; then

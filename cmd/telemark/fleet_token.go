@@ -17,7 +17,7 @@ join (tpm::registry::token_file). It never travels: machines prove that they
 know it.`
 
 //nolint:gosec // an example, no credential
-const createTokenExample = `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
+const joinExample = `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
   telemark fleet token create --name edge-a`
 
 func newFleetToken(c *connection) *cobra.Command {
@@ -25,7 +25,7 @@ func newFleetToken(c *connection) *cobra.Command {
 		Use:     "token",
 		Short:   "Make, list and delete join tokens",
 		Long:    joinLong,
-		Example: createTokenExample + "\n  telemark fleet token list\n  telemark fleet token delete f5a090aa83d6abb1",
+		Example: joinExample + "\n  telemark fleet token list\n  telemark fleet token delete f5a090aa83d6abb1",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -42,7 +42,7 @@ func newTokenCreate(c *connection) *cobra.Command {
 		Use:     "create",
 		Short:   "Make a join token",
 		Long:    "Make a join token, and print it: nothing else goes to standard output, so that\nit can be written to a file.",
-		Example: createTokenExample,
+		Example: joinExample,
 		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
 			if r.Uses < 1 {

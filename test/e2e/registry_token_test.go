@@ -25,6 +25,16 @@ func onPostgreSQL(t *testing.T) harness.RegistryOptions {
 	return harness.RegistryOptions{Args: []string{"--db-file", file}}
 }
 
+// eachStore runs a test over both stores.
+func eachStore(t *testing.T, test func(*testing.T, harness.RegistryOptions)) {
+	for name, options := range map[string]func(*testing.T) harness.RegistryOptions{
+		"SQLite":     func(*testing.T) harness.RegistryOptions { return harness.RegistryOptions{} },
+		"PostgreSQL": onPostgreSQL,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, options(t)) })
+	}
+}
+
 // used is how many uses are gone of the fleet's only join token.
 func (f *fleet) used() int {
 	f.Helper()
@@ -104,41 +114,35 @@ func TestAgentThatDiesBeforeItKeepsTheAnswerEnrolsAgain(t *testing.T) {
 func TestUsesOfATokenAreNeitherLostNorSpentTwice(t *testing.T) {
 	machines := []string{"a", "b", "c", "d"}
 	const uses = 2
-	for name, options := range map[string]func(*testing.T) harness.RegistryOptions{
-		"SQLite":     func(*testing.T) harness.RegistryOptions { return harness.RegistryOptions{} },
-		"PostgreSQL": onPostgreSQL,
-	} {
-		t.Run(name, func(t *testing.T) {
-			o := options(t)
-			f := withRegistry(t, o, machines...)
-			f.token(api.TokenRequest{Uses: uses})
-			registries := []*harness.Registry{f.Registry, f.Registry}
-			if len(o.Args) > 0 {
-				o.Replica = f.Registry
-				registries[1] = f.registry("second", o)
-				f.up(registries[1])
+	eachStore(t, func(t *testing.T, o harness.RegistryOptions) {
+		f := withRegistry(t, o, machines...)
+		f.token(api.TokenRequest{Uses: uses})
+		registries := []*harness.Registry{f.Registry, f.Registry}
+		if len(o.Args) > 0 {
+			o.Replica = f.Registry
+			registries[1] = f.registry("second", o)
+			f.up(registries[1])
+		}
+		errs := make([]error, len(machines))
+		var wg sync.WaitGroup
+		for i, m := range machines {
+			wg.Go(func() { _, errs[i] = f.enrol(registries[i%2], m) })
+		}
+		wg.Wait()
+		in := 0
+		for i, m := range machines {
+			_, err := f.Registry.Client.Machine(t.Context(), m)
+			if errs[i] == nil {
+				in++
+				require.NoError(t, err)
+				continue
 			}
-			errs := make([]error, len(machines))
-			var wg sync.WaitGroup
-			for i, m := range machines {
-				wg.Go(func() { _, errs[i] = f.enrol(registries[i%2], m) })
-			}
-			wg.Wait()
-			in := 0
-			for i, m := range machines {
-				_, err := f.Registry.Client.Machine(t.Context(), m)
-				if errs[i] == nil {
-					in++
-					require.NoError(t, err)
-					continue
-				}
-				require.ErrorContains(t, errs[i], string(api.TokenUsedUp))
-				require.ErrorIs(t, err, &api.Error{Reason: api.NotFound})
-			}
-			require.Equal(t, uses, in)
-			require.Equal(t, uses, f.used())
-		})
-	}
+			require.ErrorContains(t, errs[i], string(api.TokenUsedUp))
+			require.ErrorIs(t, err, &api.Error{Reason: api.NotFound})
+		}
+		require.Equal(t, uses, in)
+		require.Equal(t, uses, f.used())
+	})
 }
 
 // TestWhatAReplicaAnsweredOutlivesIt kills one of two replicas while machines

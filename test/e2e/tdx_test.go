@@ -236,12 +236,3 @@ func party(p *api.Party) map[string]any {
 		"pubkey": inHex(p.Pubkey), "instance_signature": inHex(p.InstanceSignature), "identity_signature": inHex(p.IdentitySignature),
 	}
 }
-
-func eachStore(t *testing.T, test func(*testing.T, harness.RegistryOptions)) {
-	for name, options := range map[string]func(*testing.T) harness.RegistryOptions{
-		"SQLite":     func(*testing.T) harness.RegistryOptions { return harness.RegistryOptions{} },
-		"PostgreSQL": onPostgreSQL,
-	} {
-		t.Run(name, func(t *testing.T) { test(t, options(t)) })
-	}
-}
