@@ -8,10 +8,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -39,6 +42,11 @@ network_backend = "netavark"
 network_config_dir = %q
 `
 
+// network is a bridge of its own for each installation: on a shared one two of
+// them would give out the same addresses.
+const network = `{"name":"podman","id":"%064x","driver":"bridge","network_interface":"pmtest%04x","created":"2026-01-01T00:00:00Z",
+"subnets":[{"subnet":"10.%d.%d.0/24","gateway":"10.%d.%d.1"}],"ipv6_enabled":false,"internal":false,"dns_enabled":false,"ipam_options":{"driver":"host-local"}}`
+
 const registries = `[[registry]]
 location = "127.0.0.1"
 insecure = true
@@ -47,15 +55,19 @@ insecure = true
 // New makes one. Its containers end with the test.
 func New(tb testing.TB) *Podman {
 	tb.Helper()
+	number := rand.IntN(1 << 15) //nolint:gosec // need not be secret
 	// Not tb.TempDir: names of tests make paths too long for unix sockets, and
 	// what Podman leaves mounted must be gone first.
-	dir, err := os.MkdirTemp("", "podman")
+	dir, err := os.MkdirTemp("", "podman") //nolint:usetesting // see above
 	must(tb, err)
 	p := &Podman{
 		Dir: dir, Socket: filepath.Join(dir, "podman.sock"), Config: filepath.Join(dir, "containers.conf"),
 		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Tmp: filepath.Join(dir, "tmp"),
 	}
 	must(tb, os.WriteFile(p.Config, fmt.Appendf(nil, config, filepath.Join(dir, "networks")), 0o600))
+	high, low := 128+number>>8, number&0xff
+	must(tb, os.Mkdir(filepath.Join(dir, "networks"), 0o700))
+	must(tb, os.WriteFile(filepath.Join(dir, "networks", "podman.json"), fmt.Appendf(nil, network, number, number, high, low, high, low), 0o600))
 	must(tb, os.WriteFile(filepath.Join(dir, "registries.conf"), []byte(registries), 0o600))
 	tb.Cleanup(func() {
 		// Podman's own cleaning up after a container can be in the way for a moment.
@@ -69,11 +81,30 @@ func New(tb testing.TB) *Podman {
 			}
 			time.Sleep(200 * time.Millisecond)
 		}
+		p.endRest()
+		// Gone with the last container, unless that was being cleared away just then.
+		_ = exec.Command("ip", "link", "delete", fmt.Sprintf("pmtest%04x", number)).Run() //nolint:gosec // a name of our own
 		// The storage driver keeps a mount on its own directory.
-		_ = exec.Command("umount", "--lazy", filepath.Join(p.Root, "overlay")).Run()
+		_ = exec.Command("umount", "--lazy", filepath.Join(p.Root, "overlay")).Run() //nolint:gosec // our own directory
 		must(tb, os.RemoveAll(dir))
 	})
 	return p
+}
+
+// endRest ends what Podman leaves behind for minutes: a monitor for each process
+// that was started in a container, which would then clean up where nothing is
+// any more. Each names the temporary directory in its arguments.
+func (p *Podman) endRest() {
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range names {
+		args, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(args, []byte("conmon\x00")) || !bytes.Contains(args, []byte(p.Dir+"/")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // Env is what a process that starts Podman needs in its environment.
@@ -83,7 +114,7 @@ func (p *Podman) Env() []string {
 
 // Command is a podman command of this installation.
 func (p *Podman) Command(args ...string) *exec.Cmd {
-	cmd := exec.Command("podman", append([]string{"--root", p.Root, "--runroot", p.Run, "--tmpdir", p.Tmp}, args...)...)
+	cmd := exec.Command("podman", append([]string{"--root", p.Root, "--runroot", p.Run, "--tmpdir", p.Tmp}, args...)...) //nolint:gosec // tests say what
 	cmd.Env = append(os.Environ(), p.Env()...)
 	return cmd
 }
@@ -172,12 +203,12 @@ func program(tb testing.TB) []byte {
 	tb.Helper()
 	built.once.Do(func() {
 		var dir string
-		if dir, built.err = os.MkdirTemp("", "program"); built.err != nil {
+		if dir, built.err = os.MkdirTemp("", "program"); built.err != nil { //nolint:usetesting // outlives the test
 			return
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 		name := filepath.Join(dir, "program")
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", name, "github.com/telemark-otel/telemark/internal/podmantest/program")
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", name, "github.com/telemark-otel/telemark/internal/podmantest/program") //nolint:gosec // a name in our own directory
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("build the program of the image: %w: %s", err, out)

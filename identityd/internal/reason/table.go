@@ -1,0 +1,66 @@
+package reason
+
+import "net/http"
+
+// table gives each reason its HTTP status and its words.
+var table = []entry{
+	{BadRequest, http.StatusBadRequest, "The request cannot be read: not JSON, a member missing, unknown, twice, in another case or of the wrong type. The detail names it."},
+	{BodyTooLarge, http.StatusRequestEntityTooLarge, "The body is larger than any valid one."},
+	{RequestTimeout, http.StatusRequestTimeout, "The request did not arrive in time. Send it again."},
+	{NotFound, http.StatusNotFound, "There is nothing under this path."},
+	{MethodNotAllowed, http.StatusMethodNotAllowed, "The path does not take this method."},
+	{MediaType, http.StatusUnsupportedMediaType, "The body is not of a content type that is taken here. Send application/json."},
+	{RateLimited, http.StatusTooManyRequests, "Too many requests from this address. Wait as long as Retry-After says."},
+	{Busy, http.StatusServiceUnavailable, "As many requests are under way as may be. Wait as long as Retry-After says."},
+	{Internal, http.StatusInternalServerError, "identityd failed; its log says how."},
+
+	{PubkeyMalformed, http.StatusBadRequest, "A public key is 32 bytes as 64 lower-case hexadecimal digits, and a point of the curve."},
+	{PubkeyNonCanonical, http.StatusBadRequest, "The public key is not written in its canonical form, so that it would be two keys to two readers."},
+	{PubkeyLowOrder, http.StatusBadRequest, "The public key lies outside the group that Ed25519 keys are from: signatures under it prove nothing."},
+	{PubkeyTaken, http.StatusForbidden, "The instance's own key cannot be its operator or owner."},
+	{SignatureMissing, http.StatusUnauthorized, "The call has to be signed by the owner: the header x-signature is missing."},
+	{SignatureMalformed, http.StatusBadRequest, "A signature is 64 bytes as 128 lower-case hexadecimal digits."},
+	{SignatureNonCanonical, http.StatusBadRequest, "The signature is not written in its canonical form, or begins with a point of low order."},
+	{SignatureInvalid, http.StatusForbidden, "The signature was not made by this key over these bytes. The raw body is what is signed: reading and writing it again changes it."},
+	{V1Required, http.StatusForbidden, "This service takes signed requests of the second form only, which names method, path and counter. Use /v1/."},
+	{WrongInstance, http.StatusForbidden, "The request was signed for another instance, or for an earlier key of this one."},
+	{Replayed, http.StatusConflict, "The same bytes were accepted before. To ask for the same thing again, sign a body that differs, in white space for example, or use /v1/."},
+	{ReplayMemoryFull, http.StatusConflict, "As many signed bodies are remembered as may be, and none is forgotten. Use /v1/, which needs no memory."},
+	{CounterMalformed, http.StatusBadRequest, "The header x-counter is a decimal number without sign or leading zeros."},
+	{CounterMismatch, http.StatusConflict, "The request was signed for another counter: it was sent twice, or something happened in between. Get /v1/state, look, and sign anew."},
+
+	{TokenMissing, http.StatusUnauthorized, "The header x-token with the owner's token is missing."},
+	{TokenInvalid, http.StatusForbidden, "This is not the owner's token that the operator was given."},
+	{TokenUsed, http.StatusConflict, "The owner's token was used. It works once, and for the key that came with it first."},
+	{OwnerNotExpected, http.StatusForbidden, "The operator named another key as the owner's."},
+
+	{ImageInvalid, http.StatusBadRequest, "An image is named by 1 to 512 visible ASCII characters."},
+	{ImageMismatch, http.StatusConflict, "The image is not the configured one."},
+	{PortInvalid, http.StatusBadRequest, "A port is a number from 1 to 65535."},
+	{PersistDirsInvalid, http.StatusBadRequest, "Persisted directories are at most 32 absolute paths in the container, each once, clean, none inside another and none in /proc, /sys, /dev or /run."},
+
+	{OperatorMissing, http.StatusConflict, "The instance has no operator yet. Register one."},
+	{OperatorRegistered, http.StatusConflict, "The instance has an operator, and keeps it. An instance whose token was lost before an owner registered starts afresh with its VM."},
+	{OwnerMissing, http.StatusConflict, "The instance has no owner yet. Register one."},
+	{OwnerRegistered, http.StatusConflict, "The instance has an owner, and keeps it."},
+	{WorkloadMissing, http.StatusConflict, "No workload is configured. Configure one."},
+	{WorkloadExposed, http.StatusConflict, "The workload is exposed, which is final."},
+	{StepInFlight, http.StatusServiceUnavailable, "Another step is under way. Try again when it is over; /v1/state names it."},
+	{StepOver, http.StatusConflict, "The step was finished or undone already."},
+	{StepIncomplete, http.StatusConflict, "The step cannot be finished yet: something that it has to do is not recorded as done."},
+	{StepIrreversible, http.StatusConflict, "SSH was closed already, so that the step can be finished and not undone."},
+
+	{StateMissing, http.StatusServiceUnavailable, "The state that was written in this boot is gone from the disk. Somebody removed it, or the wrong disk is mounted."},
+	{StateMalformed, http.StatusServiceUnavailable, "The state on the disk cannot be read: damaged, not a plain file, or not of this program."},
+	{StateNewer, http.StatusServiceUnavailable, "The state on the disk was written by a newer version. Run that one."},
+	{StateForged, http.StatusServiceUnavailable, "The state on the disk was not written by this instance, or was changed."},
+	{StateRollback, http.StatusServiceUnavailable, "The state on the disk is older than what was seen: the disk was set back. Nothing is opened again; the owner has to move the data to a new instance."},
+	{StateUnlinked, http.StatusConflict, "The VM was started anew. The owner has to unlock the storage first, with the instance's new key."},
+	{StateLinked, http.StatusConflict, "There is nothing to unlock: the VM was not started anew, or the storage is unlocked already."},
+	{StateUnwitnessed, http.StatusServiceUnavailable, "The VM was started anew, and neither the registry nor the owner has said yet which counter they saw last. Without that a disk that was set back is not noticed."},
+	{StateUnavailable, http.StatusServiceUnavailable, "The state cannot be written or read. Nothing outside was changed; look at disk space and mounts, and try again."},
+	{IdentityInvalid, http.StatusConflict, "The identity in the encrypted volume cannot be read, or does not belong to the state on the disk."},
+	{RunDirUnsafe, http.StatusServiceUnavailable, "The run directory holds secrets: it has to be a directory in memory (tmpfs) that only the service's user may enter (mode 0700)."},
+	{RunDirBusy, http.StatusServiceUnavailable, "Another identityd uses this run directory."},
+	{RunDirDamaged, http.StatusServiceUnavailable, "The secrets in the run directory cannot be read. Start the VM anew."},
+}
