@@ -25,6 +25,10 @@ help: ## list the targets
 setup: ## install what the machine lacks (apt)
 	@scripts/setup.sh
 
+.PHONY: setup-demo
+setup-demo:
+	@scripts/setup.sh demo
+
 .PHONY: build
 build: bin/otelcol-telemark bin/telemark bin/registryd ## build the collector, the command line and the registry
 
@@ -68,7 +72,7 @@ test: setup build gateway ## set up and run all tests, those with real processes
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
 
 .PHONY: demo
-demo: setup build gateway ## two agents, a stock gateway, a collector, and attacks (KEEP=1 leaves it running)
+demo: setup-demo build gateway ## a registry, agents that enrol, a stock gateway, a collector, attacks (KEEP=1 leaves it running)
 	@$(GO) build -o bin/demo ./test/demo && bin/demo $(if $(KEEP),-keep)
 
 .PHONY: fuzz

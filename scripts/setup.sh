@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building, testing and the demonstration need and the machine
-# does not have, from Debian's or Ubuntu's packages. Says what it does; does
-# nothing when all is there.
+# setup.sh [demo]: installs what building, testing and the demonstration need and
+# the machine does not have, from Debian's or Ubuntu's packages. With demo only
+# what the demonstration needs: no database, no container runtime. Says what it
+# does; does nothing when all is there.
 set -euo pipefail
 
 # Debian leaves these out of the PATH of all but root.
@@ -13,31 +14,37 @@ needs=(
   swtpm_setup:swtpm-tools
   certtool:gnutls-bin
   openssl:openssl
-  python3:python3
   git:git
-  gcc:gcc
-  gocryptfs:gocryptfs
-  fusermount3:fuse3
-  podman:podman
-  runc:runc
-  iptables:iptables
-  ssh:openssh-client
 )
+if [ "${1:-}" != demo ]; then
+  needs+=(
+    python3:python3
+    gcc:gcc
+    gocryptfs:gocryptfs
+    fusermount3:fuse3
+    podman:podman
+    runc:runc
+    iptables:iptables
+    ssh:openssh-client
+  )
+fi
 
 missing=()
 for need in "${needs[@]}"; do
   command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need##*:}")
 done
-# The race detector links against libc.
-if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
-# Podman's networks; these are not in PATH, or not under Debian's names.
-for helper in netavark aardvark-dns; do
-  if [ ! -x "/usr/lib/podman/$helper" ] && [ ! -x "/usr/libexec/podman/$helper" ]; then missing+=("$helper"); fi
-done
-# Tests of the registry's store start servers of their own. Debian keeps initdb
-# out of PATH.
-if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null 2>&1; then
-  missing+=(postgresql)
+if [ "${1:-}" != demo ]; then
+  # The race detector links against libc.
+  if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
+  # Podman's networks; these are not in PATH, or not under Debian's names.
+  for helper in netavark aardvark-dns; do
+    if [ ! -x "/usr/lib/podman/$helper" ] && [ ! -x "/usr/libexec/podman/$helper" ]; then missing+=("$helper"); fi
+  done
+  # Tests of the registry's store start servers of their own. Debian keeps initdb
+  # out of PATH.
+  if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null 2>&1; then
+    missing+=(postgresql)
+  fi
 fi
 
 if ! command -v go >/dev/null 2>&1; then
