@@ -21,6 +21,8 @@ const (
 	sqliteReaders = 4
 	maxStatements = 256        // prepared ones that a connection keeps
 	applicationID = 0x544C4D4B // of the file, "TLMK"
+
+	recoveryTime = 10 * time.Second // bounds the wait for another process that recovers the store
 )
 
 // sqliteBackend has one connection that writes and some that read. Each keeps
@@ -75,7 +77,7 @@ func openSQLite(ctx context.Context, name string) (*sqliteBackend, error) {
 	}
 	// The first connection makes the files that the others share.
 	w := <-b.writer
-	if err = w.open(ctx, db); err == nil {
+	if err = w.openFirst(ctx, db); err == nil {
 		err = ours(ctx, w.conn)
 	}
 	b.writer <- w
@@ -86,6 +88,29 @@ func openSQLite(ctx context.Context, name string) (*sqliteBackend, error) {
 		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
+}
+
+// openFirst opens the first connection. While another process recovers the log
+// of one that was killed, SQLite says "locked" at once, whatever busy_timeout
+// says.
+func (c *sqliteConn) openFirst(ctx context.Context, db *sql.DB) error {
+	for deadline := time.Now().Add(recoveryTime); ; {
+		err := c.open(ctx, db)
+		if !busy(err) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// busy reports whether another connection held what was needed.
+func busy(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code()&0xff == sqlite3.SQLITE_BUSY
 }
 
 // private makes sure that nobody but the owner reads the store. The database
