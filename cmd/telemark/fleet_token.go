@@ -16,7 +16,6 @@ and is a secret: put it into a file with mode 0600 on the machines that are to
 join (tpm::registry::token_file). It never travels: machines prove that they
 know it.`
 
-//nolint:gosec // an example, no credential
 const joinExample = `  (umask 077; telemark fleet token create --uses 50 --valid-for 72h --label site=berlin > join.token)
   telemark fleet token create --name edge-a`
 
