@@ -27,7 +27,7 @@ func (s *Service) Complete(ctx context.Context, r *api.EnrolmentComplete, peer s
 // settle decides about a claim and writes the outcome, in one transaction.
 func (s *Service) settle(ctx context.Context, c *claim) (*api.Enrolment, error) {
 	var out *api.Enrolment
-	err := asError(s.o.Store.Update(ctx, func(tx *store.Tx) error {
+	err := store.Refusal(s.o.Store.Update(ctx, func(tx *store.Tx) error {
 		d := &decision{service: s, tx: tx, claim: c}
 		if err := d.decide(); err != nil {
 			return err
@@ -43,22 +43,6 @@ func (s *Service) settle(ctx context.Context, c *claim) (*api.Enrolment, error) 
 	s.o.Logger.Debug("enrolment", zap.String("machine", out.Machine), zap.String("name", out.Name),
 		zap.String("kid", out.KID), zap.String("state", string(out.State)), zap.String("evidence", string(out.Evidence)))
 	return out, nil
-}
-
-// asError turns what the store says into what callers are told.
-func asError(err error) error {
-	switch _, refused := errors.AsType[*api.Error](err); {
-	case err == nil:
-		return nil
-	case refused:
-		return err
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return api.Because(api.StoreUnavailable, err)
-	case errors.Is(err, store.ErrExists):
-		return api.Because(api.Conflict, err)
-	default:
-		return api.Because(api.Internal, err)
-	}
 }
 
 // asRefusal returns the refusal in err.

@@ -78,13 +78,13 @@ type change struct {
 }
 
 func (s *Service) update(ctx context.Context, actor string, fn func(*change) error) error {
-	return refusal(s.o.Store.Update(ctx, func(tx *store.Tx) error {
+	return store.Refusal(s.o.Store.Update(ctx, func(tx *store.Tx) error {
 		return fn(&change{Tx: tx, at: s.now(), actor: actor})
 	}))
 }
 
 func (s *Service) view(ctx context.Context, fn func(*store.Tx) error) error {
-	return refusal(s.o.Store.View(ctx, fn))
+	return store.Refusal(s.o.Store.View(ctx, fn))
 }
 
 // log appends to the audit log.
@@ -110,26 +110,6 @@ func (c *change) emit(what string) error {
 		e.KIDs, e.More = e.KIDs[:maxEventKeys], true
 	}
 	return c.Emit(e)
-}
-
-// refusal turns what the store says into what callers are told.
-func refusal(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case isRefusal(err):
-		return err
-	case errors.Is(err, store.ErrNotFound):
-		return api.Because(api.NotFound, err)
-	case errors.Is(err, store.ErrExists):
-		return api.Because(api.Conflict, err)
-	case errors.Is(err, store.ErrInvalid):
-		return &api.Error{Reason: api.BadRequest, Detail: "a name, cursor or filter is of a form that nothing has", Err: err}
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return api.Because(api.StoreUnavailable, err)
-	default:
-		return api.Because(api.Internal, err)
-	}
 }
 
 func isRefusal(err error) bool {

@@ -209,7 +209,7 @@ func (s *Service) write(ctx context.Context, r *api.Registration, generation int
 		}
 		return record(tx, now, "peer:"+peer, action, what, pubkey, detail)
 	})
-	return row, refusal(err)
+	return row, store.Refusal(err)
 }
 
 func (s *Service) row(r *api.Registration, generation int, v *tdx.Verified, now time.Time) *store.Instance {
@@ -256,7 +256,7 @@ func (s *Service) Instances(ctx context.Context, f store.InstanceFilter) (*api.P
 		}
 		return err
 	})
-	return page, refusal(err)
+	return page, store.Refusal(err)
 }
 
 // Revoke revokes an instance for good.
@@ -284,7 +284,7 @@ func (s *Service) Revoke(ctx context.Context, actor, pubkey, why string) (*api.I
 		return record(tx, s.now(), actor, "instance.revoke", "instance_revoked", row.Pubkey, map[string]any{"reason": why})
 	})
 	if err != nil {
-		return nil, refusal(err)
+		return nil, store.Refusal(err)
 	}
 	return s.view(row), nil
 }
@@ -300,7 +300,7 @@ func (s *Service) read(ctx context.Context, pubkey string) (*store.Instance, err
 		}
 		return err
 	})
-	return row, refusal(err)
+	return row, store.Refusal(err)
 }
 
 // record writes audit entry and event.
@@ -313,23 +313,6 @@ func record(tx *store.Tx, at time.Time, actor, action, what, pubkey string, deta
 		return err
 	}
 	return tx.Emit(store.Event{At: at, What: what, Instance: pubkey})
-}
-
-// refusal turns what the store says into what callers are told.
-func refusal(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*api.Error](err); ok {
-		return err
-	}
-	if errors.Is(err, store.ErrInvalid) {
-		return &api.Error{Reason: api.BadRequest, Detail: "a key, cursor or filter is of a form that nothing has", Err: err}
-	}
-	if errors.Is(err, store.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return api.Because(api.StoreUnavailable, err)
-	}
-	return api.Because(api.Internal, err)
 }
 
 // view is what the registry tells of an instance.

@@ -45,19 +45,8 @@ func refuseBody() error { return api.Refuse(api.BadRequest, "this call takes no 
 
 // refusalOf turns any error into a refusal.
 func refusalOf(err error) *api.Error {
-	if e, ok := errors.AsType[*api.Error](err); ok {
-		return e
-	}
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return api.Because(api.NotFound, err)
-	case errors.Is(err, store.ErrInvalid):
-		return &api.Error{Reason: api.BadRequest, Detail: "a parameter cannot be right, such as a cursor that the registry never gave out", Err: err}
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return api.Because(api.StoreUnavailable, err)
-	default:
-		return api.Because(api.Internal, err)
-	}
+	e, _ := errors.AsType[*api.Error](store.Refusal(err)) // always one
+	return e
 }
 
 // fail answers with a refusal. What was begun as a success can only be cut off.
