@@ -16,6 +16,7 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
+	"github.com/telemark-otel/telemark/registryd/internal/seal"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -101,8 +102,8 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || len(o.SealKey) != sealKeySize {
-		return nil, fmt.Errorf("enrol: a store and a seal key of %d bytes are needed", sealKeySize)
+	if o.Store == nil || len(o.SealKey) != seal.KeySize {
+		return nil, fmt.Errorf("enrol: a store and a seal key of %d bytes are needed", seal.KeySize)
 	}
 	if o.Lease == 0 {
 		o.Lease = defaultLease

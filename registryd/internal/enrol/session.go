@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/registryd/internal/seal"
 )
 
 // session is what the registry has to remember between the two requests of an
@@ -43,7 +44,7 @@ func (s *session) seal(sealKey []byte) ([]byte, error) {
 	for _, b := range [][]byte{s.nonce[:], s.secret[:], s.hierarchy[:], s.id[:]} {
 		plain = append(plain, b...)
 	}
-	return seal(sealKey, sealSession, []byte(sealSession), plain)
+	return seal.Seal(sealKey, sealSession, []byte(sealSession), plain)
 }
 
 // openSession opens a session for these keys at now.
@@ -51,7 +52,7 @@ func openSession(sealKey, sealed []byte, h api.Hierarchy, now time.Time) (*sessi
 	if len(sealed) > api.MaxSession {
 		return nil, api.Refuse(api.SessionMalformed, "%d bytes", len(sealed))
 	}
-	plain, err := unseal(sealKey, sealSession, []byte(sealSession), sealed)
+	plain, err := seal.Open(sealKey, sealSession, []byte(sealSession), sealed)
 	if err != nil {
 		return nil, api.Because(api.SessionMalformed, err)
 	}

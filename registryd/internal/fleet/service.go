@@ -19,6 +19,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/registry/audit"
+	"github.com/telemark-otel/telemark/registryd/internal/seal"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -51,7 +52,7 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Signer == nil || len(o.SealKey) != 32 {
+	if o.Store == nil || o.Signer == nil || len(o.SealKey) != seal.KeySize {
 		return nil, errors.New("fleet: store, signer and a seal key of 32 bytes are needed")
 	}
 	if o.AnswerTTL == 0 {

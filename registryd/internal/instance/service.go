@@ -3,10 +3,10 @@
 // writes the outcome, its audit entry and its event in one transaction.
 //
 // A registration of the second generation carries a nonce that the registry
-// sealed (AES-256-GCM, additional data "telemark-instance-nonce-v1") and that is
-// consumed with the registration:
+// sealed (package seal, purpose and additional data "telemark-instance-nonce-v1")
+// and that is consumed with the registration:
 //
-//	nonce of the cipher, 12 bytes | sealed: u64 expires, Unix ms | random, 32 bytes
+//	u64 expires, Unix ms | random, 32 bytes
 package instance
 
 import (
@@ -22,6 +22,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/registry/audit"
 	"github.com/telemark-otel/telemark/internal/tdx"
+	"github.com/telemark-otel/telemark/registryd/internal/seal"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -63,7 +64,7 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || len(o.SealKey) != 32 {
+	if o.Store == nil || len(o.SealKey) != seal.KeySize {
 		return nil, errors.New("instance: a store and a seal key of 32 bytes are needed")
 	}
 	if o.Lease == 0 {
