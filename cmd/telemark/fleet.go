@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -80,17 +81,9 @@ func newFleetList(c *connection) *cobra.Command {
 			set(query, "state", state)
 			set(query, "name", name)
 			query["label"] = labels
-			all := []api.Machine{}
-			for {
-				page, err := registry.Machines(cmd.Context(), query)
-				if err != nil {
-					return answered(err)
-				}
-				all = append(all, page.Items...)
-				if page.Next == "" {
-					break
-				}
-				query.Set("after", page.Next)
+			all, err := allPages(cmd.Context(), query, registry.Machines)
+			if err != nil {
+				return answered(err)
 			}
 			return show(cmd, all, func(w io.Writer) { machineTable(w, all) })
 		}),
@@ -99,6 +92,22 @@ func newFleetList(c *connection) *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "only those whose name begins so")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "only those with this label, KEY=VALUE; may be repeated")
 	return cmd
+}
+
+// allPages reads a list to its end.
+func allPages[T any](ctx context.Context, query url.Values, read func(context.Context, url.Values) (*api.Page[T], error)) ([]T, error) {
+	all := []T{}
+	for {
+		page, err := read(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if page.Next == "" {
+			return all, nil
+		}
+		query.Set("after", page.Next)
+	}
 }
 
 func set(query url.Values, key, value string) {
@@ -345,17 +354,9 @@ func newFleetInstances(c *connection) *cobra.Command {
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
 			query := url.Values{"limit": {"1000"}}
 			set(query, "state", state)
-			all := []api.Instance{}
-			for {
-				page, err := registry.Instances(cmd.Context(), query)
-				if err != nil {
-					return answered(err)
-				}
-				all = append(all, page.Items...)
-				if page.Next == "" {
-					break
-				}
-				query.Set("after", page.Next)
+			all, err := allPages(cmd.Context(), query, registry.Instances)
+			if err != nil {
+				return answered(err)
 			}
 			return show(cmd, all, func(w io.Writer) { instanceTable(w, all) })
 		}),
