@@ -6,7 +6,7 @@ SHELL := /bin/bash
 GO        ?= go
 TOOLS     := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 LINTTOOLS := $(GO) tool -modfile=$(CURDIR)/internal/tools/lint/go.mod
-UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./registryd/...
+UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./receiver/... ./registryd/...
 FUZZTIME  ?= 30s
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
