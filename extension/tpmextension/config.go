@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configoptional"
 
-	"github.com/telemark-otel/telemark/internal/location"
 	"github.com/telemark-otel/telemark/internal/receipt"
 	"github.com/telemark-otel/telemark/internal/tpm"
 )
@@ -102,6 +100,11 @@ type KeyConfig struct {
 	// /var/lib/telemark/keys otherwise. What is in it is of no use without the TPM.
 	Dir string `mapstructure:"dir"`
 
+	// Algorithm is what the key signs with: ES256, ES384 or PS256. The others
+	// are for TPMs without P-256. A key keeps its algorithm. Default ES256, which
+	// is also meant by "sha256" and an empty value.
+	Algorithm string `mapstructure:"algorithm"`
+
 	// Handle is a persistent handle of the owner, 0x81000000 to 0x817FFFFF, at
 	// which the key is kept in the TPM too. 0 means that it is loaded from the
 	// blobs in dir alone.
@@ -139,29 +142,11 @@ type NonceConfig struct {
 	MaxAge time.Duration `mapstructure:"max_age"`
 }
 
-// LocationConfig holds one section per source; at most one is set.
-type LocationConfig struct {
-	// Static is a position written down by the operator.
-	Static configoptional.Optional[StaticLocationConfig] `mapstructure:"static"`
-}
-
-// StaticLocationConfig is a WGS 84 position.
-type StaticLocationConfig struct {
-	// Latitude in degrees, north positive: -90 to 90. Required.
-	Latitude *float64 `mapstructure:"latitude"`
-	// Longitude in degrees, east positive: -180 to 180. Required.
-	Longitude *float64 `mapstructure:"longitude"`
-	// Altitude in metres above the ellipsoid. Unset means unknown.
-	Altitude *float64 `mapstructure:"altitude"`
-	// Accuracy in metres, a radius. Unset means unknown; verifiers whose policy
-	// bounds it refuse what is unknown.
-	Accuracy *float64 `mapstructure:"accuracy"`
-}
-
 // One error per rule. Validate adds the value.
 var (
 	errDevice         = errors.New("`device` must be /dev/…, unix:PATH, tcp:HOST:PORT or swtpm:DIR")
 	errKeyHandle      = errors.New("`key::handle` must be a persistent handle from 0x81000000 to 0x817FFFFF, or 0 to load the key from `key::dir`")
+	errKeyAlgorithm   = errors.New("`key::algorithm` must be ES256, ES384 or PS256; leave it out for ES256")
 	errAuthFile       = errors.New("`key::auth_file` must be a regular file that only its owner can read (chmod 0600), with 1 to 32 bytes and no zero among them")
 	errAudience       = errors.New("`audience` must have 1 to 128 bytes of printable ASCII; leave it out for \"telemark\"")
 	errDeployment     = errors.New("`deployment` must have at most 256 bytes; leave it out to use `audience`")
@@ -177,14 +162,13 @@ var (
 	errNonceRenew     = errors.New("`nonce::renew_interval` must be at least 1s")
 	errNonceMaxAge    = errors.New("`nonce::max_age` must be at least `nonce::renew_interval` and at most 168h")
 	errNonceTimeout   = errors.New("`nonce::timeout` must be above 0, so that a server that hangs is noticed")
-	errStaticMissing  = errors.New("`location::static` needs both `latitude` and `longitude`")
 )
 
 // Validate implements xconfmap.Validator. It touches no device.
 func (c *Config) Validate() error {
 	return errors.Join(
 		c.validateDevice(),
-		check(errKeyHandle, c.Key.Handle == 0 || c.Key.Handle>>23 == 0x81000000>>23, fmt.Sprintf("%#08x", c.Key.Handle)),
+		c.Key.validate(),
 		check(errAudience, validAudience(c.Audience), c.Audience),
 		check(errDeployment, len(c.Deployment) <= maxDeployment, len(c.Deployment)),
 		check(errMaxGroup, c.MaxGroup >= 1 && c.MaxGroup <= receipt.MaxTreeSize, c.MaxGroup),
@@ -194,6 +178,14 @@ func (c *Config) Validate() error {
 		c.Retry.validate(),
 		check(errNVIndex, c.NVIndex >= 0x01800000 && c.NVIndex <= 0x01BFFFFF, fmt.Sprintf("%#08x", c.NVIndex)),
 		c.Location.validate(),
+	)
+}
+
+func (c *KeyConfig) validate() error {
+	_, err := tpm.ParseAlgorithm(c.Algorithm)
+	return errors.Join(
+		check(errKeyAlgorithm, err == nil, c.Algorithm),
+		check(errKeyHandle, c.Handle == 0 || c.Handle>>23 == 0x81000000>>23, fmt.Sprintf("%#08x", c.Handle)),
 	)
 }
 
@@ -223,33 +215,12 @@ func (c *NonceConfig) Validate() error {
 	)
 }
 
-func (c *LocationConfig) validate() error {
-	_, err := c.source()
-	return err
-}
-
-// source returns the configured source, nil when there is none.
-func (c *LocationConfig) source() (location.Source, error) {
-	static := c.Static.Get()
-	if static == nil {
-		return nil, nil //nolint:nilnil // no source is a configuration of its own
-	}
-	if static.Latitude == nil || static.Longitude == nil {
-		return nil, errStaticMissing
-	}
-	source, err := location.NewStatic(*static.Latitude, *static.Longitude, static.Altitude, static.Accuracy)
-	if err != nil {
-		return nil, fmt.Errorf("`location::static`: %w", err)
-	}
-	return source, nil
-}
-
 // keyDir is where the blobs are kept.
 func (c *Config) keyDir() string {
 	if c.Key.Dir != "" {
 		return c.Key.Dir
 	}
-	if dir, ok := strings.CutPrefix(c.Device, "swtpm:"); ok {
+	if dir, ok := tpm.SoftwareDir(c.Device); ok {
 		return filepath.Join(dir, "keys")
 	}
 	return defaultKeyDir

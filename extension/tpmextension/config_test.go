@@ -52,7 +52,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	cfg := loadConfig(t, "tpm/all")
 	require.NoError(t, confmap.Validate(cfg))
 	require.Equal(t, "tcp:127.0.0.1:2321", cfg.Device)
-	require.Equal(t, KeyConfig{Dir: "/var/lib/telemark/edge", Handle: 0x81010042, AuthFile: "/etc/telemark/key.auth"}, cfg.Key)
+	require.Equal(t, KeyConfig{Dir: "/var/lib/telemark/edge", Algorithm: "PS256", Handle: 0x81010042, AuthFile: "/etc/telemark/key.auth"}, cfg.Key)
 	require.Equal(t, "bank-eu", cfg.Audience)
 	require.Equal(t, "bank-eu-prod", cfg.deployment())
 	require.Equal(t, 512, cfg.MaxGroup)
@@ -66,8 +66,9 @@ func TestEveryKeyIsRead(t *testing.T) {
 	require.Equal(t, 12*time.Hour, nonce.MaxAge)
 	require.Equal(t, 3*time.Second, nonce.Timeout)
 
-	source, err := cfg.Location.source()
+	source, live, err := cfg.Location.open(nil)
 	require.NoError(t, err)
+	require.Nil(t, live)
 	require.Equal(t, location.SourceStatic, source.Location(time.Now()).Source)
 }
 
@@ -87,6 +88,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"device without form":        {map[string]any{"device": "tpmrm0"}, errDevice},
 		"device empty":               {map[string]any{"device": ""}, errDevice},
 		"device tcp without port":    {map[string]any{"device": "tcp:localhost"}, errDevice},
+		"key of another algorithm":   {map[string]any{"key": map[string]any{"algorithm": "RS256"}}, errKeyAlgorithm},
 		"handle transient":           {map[string]any{"key": map[string]any{"handle": 0x80000001}}, errKeyHandle},
 		"handle of the platform":     {map[string]any{"key": map[string]any{"handle": 0x81800000}}, errKeyHandle},
 		"audience empty":             {map[string]any{"audience": ""}, errAudience},
@@ -106,8 +108,14 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"nonce renewed all the time": {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "renew_interval": "1ms"}}, errNonceRenew},
 		"nonce max_age too short":    {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "max_age": "1s"}}, errNonceMaxAge},
 		"nonce without timeout":      {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "timeout": 0}}, errNonceTimeout},
-		"static without longitude":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1}}}, errStaticMissing},
+		"static without longitude":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1}}}, location.ErrMissing},
 		"static off the globe":       {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 91, "longitude": 0}}}, location.ErrLatitude},
+		"two sources":                {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 0}, "gpsd": map[string]any{}}}, location.ErrSources},
+		"precision":                  {map[string]any{"location": map[string]any{"precision": "rough"}}, errLocation},
+		"gpsd without port":          {map[string]any{"location": map[string]any{"gpsd": map[string]any{"endpoint": "localhost"}}}, location.ErrEndpoint},
+		"gpsd of any age":            {map[string]any{"location": map[string]any{"gpsd": map[string]any{"max_age": 0}}}, location.ErrMaxAge},
+		"file without path":          {map[string]any{"location": map[string]any{"file": map[string]any{"max_age": "5m"}}}, location.ErrPath},
+		"file polled all the time":   {map[string]any{"location": map[string]any{"file": map[string]any{"path": "/x", "poll_interval": "1ms"}}}, location.ErrPoll},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := unmarshal(t, confmap.NewFromStringMap(tc.yaml))

@@ -36,7 +36,7 @@ func createDefaultConfig() component.Config {
 		NVIndex:        tpm.DefaultCounterIndex,
 		Nonce:          configoptional.Default(nonce),
 		Registry:       configoptional.Default(defaultRegistryConfig()),
-		Location:       LocationConfig{Static: configoptional.Default(StaticLocationConfig{})},
+		Location:       defaultLocation(),
 	}
 }
 

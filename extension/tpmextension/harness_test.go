@@ -184,7 +184,8 @@ func (a *agent) sign(t *testing.T, l []group.Leaf) []*receipt.Receipt {
 func (a *agent) verify(t *testing.T, l []group.Leaf, s []group.Signed) []*receipt.Receipt {
 	t.Helper()
 	require.Len(t, s, len(l))
-	pub := a.signer.opened.Load().key.PublicKey()
+	o := a.signer.opened.Load()
+	pub := o.key.PublicKey()
 	out := make([]*receipt.Receipt, len(l))
 	for i := range l {
 		r, err := receipt.Decode(s[i].Receipt)
@@ -199,7 +200,7 @@ func (a *agent) verify(t *testing.T, l []group.Leaf, s []group.Signed) []*receip
 		}
 		root, err := r.Root(leaf.Hash())
 		require.NoError(t, err)
-		require.NoError(t, receipt.VerifySignature(receipt.ES256, pub, receipt.SigStructure(r.Protected, root), r.Signature))
+		require.NoError(t, receipt.VerifySignature(o.algorithm, pub, receipt.SigStructure(r.Protected, root), r.Signature))
 		out[i] = r
 	}
 	return out

@@ -58,7 +58,7 @@ func (s *signer) open(ctx context.Context) {
 // installed, a full disk is emptied.
 func fatal(err error) bool {
 	for _, f := range []error{
-		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged,
+		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged, tpm.ErrOtherAlgorithm,
 		errStateDamaged, errEpochExceeded, errNonceEndpoint,
 	} {
 		if errors.Is(err, f) {
@@ -82,7 +82,11 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{key: s.opening.key, kid: kid, ueid: receipt.UEID(s.cfg.deployment(), kid), origin: from}
+	algorithm, err := receipt.ParseAlgorithm(string(s.opening.key.Algorithm()))
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{key: s.opening.key, algorithm: algorithm, kid: kid, ueid: receipt.UEID(s.cfg.deployment(), kid), origin: from}
 	if nonce := s.cfg.Nonce.Get(); nonce != nil {
 		o.nonces, err = newNonceClient(s.nonceHTTP, nonce, kid, s.cfg.Audience, s.logger, func(ctx context.Context) {
 			s.telemetry.TPMNonceErrors.Add(ctx, 1)
@@ -97,7 +101,9 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 func (s *signer) openKey(ctx context.Context) error {
 	var err error
 	if s.opening.dev == nil {
-		s.opening.dev, err = tpm.Open(ctx, s.cfg.Device, tpm.Options{CommandTimeout: s.cfg.CommandTimeout, Report: s.report})
+		s.opening.dev, err = tpm.Open(ctx, s.cfg.Device, tpm.Options{
+			Algorithm: tpm.Algorithm(s.cfg.Key.Algorithm), CommandTimeout: s.cfg.CommandTimeout, Report: s.report,
+		})
 		if err != nil {
 			s.opening.dev = nil
 			return s.failed(ctx, err)

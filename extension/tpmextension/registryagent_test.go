@@ -73,6 +73,26 @@ func TestAgentEnrolsItselfAndThenSigns(t *testing.T) {
 	a.requireNoSecret(t, registry.Token.Reveal()[len("tmj1.0123456789abcdef."):])
 }
 
+func TestKeysOfEveryAlgorithmEnrolSignAndComeBack(t *testing.T) {
+	for _, algorithm := range []string{"ES384", "PS256"} {
+		t.Run(algorithm, func(t *testing.T) {
+			registry := enrolmenttest.Start(t)
+			host := withStorage(t, t.TempDir())
+			cfg := testConfig("swtpm:"+shortDir(t), t.TempDir(), stored, enrolledAt(registry.URL, joining(registry)),
+				func(c *Config) { c.Key.Algorithm = algorithm })
+			a := startAgent(t, host, cfg)
+			a.sign(t, leaves("tpmsign:logs", 3))
+			require.Equal(t, algorithm, a.Status().Alg)
+			require.Equal(t, "enrolled", a.Status().Enrolment.State)
+			kid := a.KID()
+			require.NoError(t, a.Shutdown(t.Context()))
+			b := startAgent(t, host, cfg)
+			b.sign(t, leaves("tpmsign:logs", 3))
+			require.Equal(t, kid, b.KID())
+		})
+	}
+}
+
 // gate is an address that is a registry, or not.
 type gate struct {
 	*httptest.Server

@@ -58,11 +58,12 @@ type signer struct {
 
 // opened is what is known once TPM, key and epoch are there. It never changes.
 type opened struct {
-	key    *tpm.Key
-	kid    []byte
-	ueid   []byte
-	origin origin
-	nonces *nonceClient // nil = no nonces
+	key       *tpm.Key
+	algorithm receipt.Algorithm
+	kid       []byte
+	ueid      []byte
+	origin    origin
+	nonces    *nonceClient // nil = no nonces
 }
 
 func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host component.Host) (_ *signer, err error) {
@@ -70,7 +71,8 @@ func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host 
 	if s.auth, err = readAuthFile(cfg.Key.AuthFile); err != nil {
 		return nil, err
 	}
-	if s.location, err = cfg.Location.source(); err != nil {
+	var live location.Live
+	if s.location, live, err = cfg.Location.open(reportLocation(set.Logger)); err != nil {
 		return nil, err
 	}
 	if nonce := cfg.Nonce.Get(); nonce != nil {
@@ -98,6 +100,9 @@ func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host 
 	var run context.Context
 	run, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.background.Go(func() { s.open(run) })
+	if live != nil {
+		s.background.Go(func() { live.Run(run) })
+	}
 	return s, nil
 }
 
@@ -144,7 +149,7 @@ func (s *signer) shutdown(ctx context.Context) error {
 }
 
 // Sign implements group.Signer: one attempt.
-func (s *signer) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
+func (s *signer) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 	o := s.opened.Load()
 	sig, err := o.key.Sign(ctx, digest)
 	if err != nil {
@@ -173,7 +178,7 @@ func (s *signer) begin(ctx context.Context) (group.Origin, error) {
 	select {
 	case <-s.ready:
 		o := s.opened.Load()
-		return group.Origin{KID: o.kid, Epoch: o.origin.epoch, Prev: o.origin.prev}, nil
+		return group.Origin{Algorithm: o.algorithm, KID: o.kid, Epoch: o.origin.epoch, Prev: o.origin.prev}, nil
 	case <-ctx.Done():
 		return group.Origin{}, context.Cause(ctx)
 	}
@@ -181,7 +186,6 @@ func (s *signer) begin(ctx context.Context) (group.Origin, error) {
 
 func (s *signer) groupConfig() group.Config {
 	return group.Config{
-		Algorithm:  receipt.ES256,
 		Begin:      s.begin,
 		MaxGroup:   s.cfg.MaxGroup,
 		MaxWaiting: s.cfg.MaxWaiting,

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/receipt"
 )
 
 func TestLeavesWaitForATPMThatWasNeverThere(t *testing.T) {
@@ -25,9 +26,9 @@ func TestLeavesWaitForATPMThatWasNeverThere(t *testing.T) {
 			case 1:
 				return Origin{}, errTPM
 			case 2:
-				return Origin{KID: testKID}, nil // without an epoch: no origin
+				return Origin{Algorithm: receipt.ES256, KID: testKID}, nil // without an epoch: no origin
 			}
-			return Origin{KID: testKID, Epoch: 8, Prev: prev}, nil
+			return Origin{Algorithm: receipt.ES256, KID: testKID, Epoch: 8, Prev: prev}, nil
 		}
 		c := newCommitter(t, cfg)
 		defer closeNow(t, c)

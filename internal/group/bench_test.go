@@ -12,9 +12,9 @@ import (
 
 type fastSigner struct{ took time.Duration }
 
-func (s fastSigner) Sign(_ context.Context, digest [32]byte) ([]byte, error) {
+func (s fastSigner) Sign(_ context.Context, digest []byte) ([]byte, error) {
 	time.Sleep(s.took)
-	return fakeSignature(digest), nil
+	return fakeSignature([32]byte(digest)), nil
 }
 
 // BenchmarkSubmitters: 1,000 submitters of one block each, a signer of 1 ms.

@@ -178,9 +178,9 @@ func TestCloseDuringAnOutageGivesUpInTime(t *testing.T) {
 
 type deafSigner struct{ release chan struct{} }
 
-func (s deafSigner) Sign(_ context.Context, digest [32]byte) ([]byte, error) {
+func (s deafSigner) Sign(_ context.Context, digest []byte) ([]byte, error) {
 	<-s.release
-	return fakeSignature(digest), nil
+	return fakeSignature([32]byte(digest)), nil
 }
 
 func TestCloseGivesUpASignerThatDoesNotListen(t *testing.T) {

@@ -1,7 +1,6 @@
 package group
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -62,7 +61,10 @@ func (c *Committer) commit(g *openGroup, claims Claims) (signature, error) {
 //
 // so a statement that anybody saw is never missing from the chain.
 func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature, error) {
-	protected, err := c.statement(g, claims)
+	c.mu.Lock()
+	o := c.origin
+	c.mu.Unlock()
+	protected, err := o.statement(g, claims)
 	if err != nil {
 		c.cfg.Observer.AttemptFailed(StageClaims, attempt, err)
 		return signature{}, err
@@ -73,10 +75,10 @@ func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature
 	go func() { saved <- c.save(state) }()
 
 	begin := time.Now()
-	sig, err := c.cfg.Signer.Sign(c.ctx, sha256.Sum256(sigStructure))
+	sig, err := c.cfg.Signer.Sign(c.ctx, o.Algorithm.Digest(sigStructure))
 	took := time.Since(begin)
-	if err == nil && len(sig) != 64 {
-		err = fmt.Errorf("signature of %d bytes, want 64", len(sig))
+	if want := o.Algorithm.SignatureSize(); err == nil && len(sig) != want {
+		err = fmt.Errorf("signature of %d bytes, want %d", len(sig), want)
 	}
 	saveErr := <-saved
 	if saveErr != nil {
@@ -101,12 +103,9 @@ func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature
 	}, nil
 }
 
-func (c *Committer) statement(g *openGroup, claims Claims) ([]byte, error) {
-	c.mu.Lock()
-	o := c.origin
-	c.mu.Unlock()
+func (o *Origin) statement(g *openGroup, claims Claims) ([]byte, error) {
 	s := receipt.Statement{
-		Algorithm: c.cfg.Algorithm, KID: o.KID,
+		Algorithm: o.Algorithm, KID: o.KID,
 		Audience: claims.Audience, IssuedAt: claims.IssuedAt.Unix(), Nonce: claims.Nonce,
 		UEID: claims.UEID, Location: claims.Location,
 		Epoch: g.epoch, Seq: g.seq, Size: g.tree.Size(), Prev: o.Prev,

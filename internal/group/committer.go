@@ -50,7 +50,7 @@ func New(cfg Config) (*Committer, error) {
 		numbers: map[string]uint64{},
 	}
 	if cfg.Begin == nil {
-		c.origin = Origin{KID: cfg.KID, Epoch: cfg.Epoch, Prev: cfg.Prev}
+		c.origin = Origin{Algorithm: cfg.Algorithm, KID: cfg.KID, Epoch: cfg.Epoch, Prev: cfg.Prev}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	go c.run()

@@ -259,7 +259,7 @@ func TestASignatureOfTheWrongLengthIsNoSignature(t *testing.T) {
 
 type shortSigner struct{}
 
-func (shortSigner) Sign(context.Context, [32]byte) ([]byte, error) { return make([]byte, 63), nil }
+func (shortSigner) Sign(context.Context, []byte) ([]byte, error) { return make([]byte, 63), nil }
 
 func TestWhatWaitsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -99,11 +99,10 @@ type Signed struct {
 	BlockNo uint64
 }
 
-// Signer makes one attempt to sign the SHA-256 of a Sig_structure and returns
-// r | s, 64 bytes. It is called by one goroutine at a time and should return
+// Signer makes one attempt to sign Origin.Algorithm's digest of a Sig_structure. It is called by one goroutine at a time and should return
 // soon once ctx is done. The committer repeats what failed, with other claims.
 type Signer interface {
-	Sign(ctx context.Context, digest [32]byte) (sig []byte, err error)
+	Sign(ctx context.Context, digest []byte) (sig []byte, err error)
 }
 
 // Chain keeps the state that outlives the process. Save is durable when it
@@ -150,7 +149,8 @@ func (s *State) UnmarshalBinary(b []byte) error {
 
 // Origin is where an epoch of a key begins.
 type Origin struct {
-	KID []byte // TPM Name of the key
+	Algorithm receipt.Algorithm
+	KID       []byte // TPM Name of the key
 	// Epoch is above that of every committer of the key before, and durable, or
 	// derived from what is.
 	Epoch uint64
@@ -201,12 +201,11 @@ func (noObserver) AttemptFailed(Stage, int, error) {}
 
 // Config of a [Committer].
 type Config struct {
-	Algorithm receipt.Algorithm
-
 	// The origin, when it is known from the start; see Origin.
-	KID   []byte
-	Epoch uint64
-	Prev  block.Digest
+	Algorithm receipt.Algorithm
+	KID       []byte
+	Epoch     uint64
+	Prev      block.Digest
 	// Begin finds it out otherwise and may block: leaves wait meanwhile and can be
 	// taken back. It is called once before the first group, again after an error,
 	// and its ctx ends at once when the committer is closed.
@@ -237,7 +236,7 @@ func (c *Config) setDefaults() error {
 		return errors.New("group: signer, claims and backoff are required")
 	}
 	if c.Begin == nil {
-		if err := (Origin{KID: c.KID, Epoch: c.Epoch}).check(); err != nil {
+		if err := (Origin{Algorithm: c.Algorithm, KID: c.KID, Epoch: c.Epoch}).check(); err != nil {
 			return fmt.Errorf("group: %w", err)
 		}
 	}
@@ -263,6 +262,9 @@ func (c *Config) setDefaults() error {
 }
 
 func (o Origin) check() error {
+	if o.Algorithm.SignatureSize() == 0 {
+		return fmt.Errorf("%s is not known", o.Algorithm)
+	}
 	if len(o.KID) == 0 {
 		return errors.New("no kid")
 	}

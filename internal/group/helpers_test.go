@@ -31,7 +31,7 @@ type slowSigner struct {
 	digests  [][32]byte
 }
 
-func (s *slowSigner) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
+func (s *slowSigner) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 	s.mu.Lock()
 	s.attempts++
 	s.running++
@@ -55,8 +55,8 @@ func (s *slowSigner) Sign(ctx context.Context, digest [32]byte) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.digests = append(s.digests, digest)
-	return fakeSignature(digest), nil
+	s.digests = append(s.digests, [32]byte(digest))
+	return fakeSignature([32]byte(digest)), nil
 }
 
 func fakeSignature(digest [32]byte) []byte {

@@ -4,7 +4,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"math/big"
@@ -14,34 +16,80 @@ import (
 	"github.com/telemark-otel/telemark/internal/reason"
 )
 
-// Algorithm is a COSE algorithm identifier (RFC 9053, RFC 9864).
+// Algorithm is a COSE algorithm identifier (RFC 9053, RFC 8230).
 type Algorithm int64
 
-// The algorithms.
+// The algorithms. ES256 is the one of Profile; the others are of ProfileAgile,
+// for TPMs without P-256.
 const (
 	// ES256 is ECDSA on P-256 with SHA-256; its signature is r | s.
 	ES256 Algorithm = -7
+	// ES384 is ECDSA on P-384 with SHA-384; its signature is r | s.
+	ES384 Algorithm = -35
+	// PS256 is RSASSA-PSS by a key of 2048 bits, with SHA-256. RFC 8230 wants a
+	// salt of 32 bytes, TPMs take as long a one as fits (TPM 2.0 Library part 1,
+	// B.7), so that one of any length verifies.
+	PS256 Algorithm = -37
 )
 
 // algorithm is one row of the table of what verifiers know.
 type algorithm struct {
-	name string
-	// identify returns bytes that name the key, or curve_mismatch when it is not
-	// one of the kind and curve that the algorithm demands.
+	name    string
+	profile string
+	hash    crypto.Hash
+	size    int // of a signature, bytes
+	// takes returns curve_mismatch when the key is not of the kind and curve that
+	// the algorithm demands.
+	takes func(pub crypto.PublicKey) error
+	// identify returns bytes that name a key that the algorithm takes.
 	identify func(pub crypto.PublicKey) ([]byte, error)
 	// verify does the arithmetic, after identify.
-	verify func(pub crypto.PublicKey, message, sig []byte) bool
+	verify func(pub crypto.PublicKey, digest, sig []byte) bool
 }
 
 var algorithms = map[Algorithm]algorithm{
 	ES256: {
-		name:     "ES256",
-		identify: func(pub crypto.PublicKey) ([]byte, error) { return identifyECDSA(pub, elliptic.P256()) },
-		verify: func(pub crypto.PublicKey, message, sig []byte) bool {
-			sum := sha256.Sum256(message)
-			return verifyECDSA(pub, sum[:], sig, 32)
-		},
+		name: "ES256", profile: Profile, hash: crypto.SHA256, size: 64,
+		takes:    func(pub crypto.PublicKey) error { return takesECDSA(pub, elliptic.P256()) },
+		identify: identifyECDSA, verify: verifyECDSA,
 	},
+	ES384: {
+		name: "ES384", profile: ProfileAgile, hash: crypto.SHA384, size: 96,
+		takes:    func(pub crypto.PublicKey) error { return takesECDSA(pub, elliptic.P384()) },
+		identify: identifyECDSA, verify: verifyECDSA,
+	},
+	PS256: {
+		name: "PS256", profile: ProfileAgile, hash: crypto.SHA256, size: 256,
+		takes:    takesRSA,
+		identify: identifyRSA, verify: verifyPSS,
+	},
+}
+
+// Digest returns what the TPM signs of a Sig_structure; nil for an algorithm
+// that is not known.
+func (a Algorithm) Digest(sigStructure []byte) []byte {
+	row, ok := algorithms[a]
+	if !ok {
+		return nil
+	}
+	h := row.hash.New()
+	h.Write(sigStructure)
+	return h.Sum(nil)
+}
+
+// SignatureSize is the length of a signature, in bytes; 0 for an algorithm that
+// is not known.
+func (a Algorithm) SignatureSize() int { return algorithms[a].size }
+
+// Takes returns curve_mismatch when the key is not of the kind and curve that the
+// algorithm demands, and algorithm_unknown. It does no arithmetic: that a point is
+// on its curve shows when it verifies.
+func (a Algorithm) Takes(pub crypto.PublicKey) error {
+	row, ok := algorithms[a]
+	if !ok {
+		return reason.New(reason.AlgorithmUnknown, "COSE algorithm %d", int64(a))
+	}
+	return row.takes(pub)
 }
 
 // String returns the name that COSE and JSON key files use.
@@ -59,7 +107,7 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 			return a, nil
 		}
 	}
-	return 0, fmt.Errorf("algorithm %q is not known, want ES256", name)
+	return 0, fmt.Errorf("algorithm %.32q is not known, want ES256, ES384 or PS256", name)
 }
 
 // VerifySignature checks sig over sigStructure. alg comes from the key record,
@@ -70,37 +118,77 @@ func VerifySignature(alg Algorithm, pub crypto.PublicKey, sigStructure, sig []by
 	if !ok {
 		return reason.New(reason.AlgorithmUnknown, "COSE algorithm %d", alg)
 	}
-	if _, err := row.identify(pub); err != nil {
+	if _, err := row.identified(pub); err != nil {
 		return err
 	}
-	if !row.verify(pub, sigStructure, sig) {
+	if len(sig) != row.size || !row.verify(pub, alg.Digest(sigStructure), sig) {
 		return reason.New(reason.SignatureInvalid, "%s", row.name)
 	}
 	return nil
 }
 
-func identifyECDSA(pub crypto.PublicKey, curve elliptic.Curve) ([]byte, error) {
+// identified is identify after takes.
+func (row *algorithm) identified(pub crypto.PublicKey) ([]byte, error) {
+	if err := row.takes(pub); err != nil {
+		return nil, err
+	}
+	return row.identify(pub)
+}
+
+func takesECDSA(pub crypto.PublicKey, curve elliptic.Curve) error {
 	key, ok := pub.(*ecdsa.PublicKey)
 	if !ok {
-		return nil, reason.New(reason.CurveMismatch, "a key of type %T", pub)
+		return reason.New(reason.CurveMismatch, "a key of type %T, want ECDSA on %s", pub, curve.Params().Name)
 	}
 	if key == nil || key.Curve != curve {
-		return nil, reason.New(reason.CurveMismatch, "want %s", curve.Params().Name)
+		return reason.New(reason.CurveMismatch, "want %s", curve.Params().Name)
 	}
-	b, err := key.Bytes() // refuses points off the curve
+	return nil
+}
+
+func identifyECDSA(pub crypto.PublicKey) ([]byte, error) {
+	b, err := pub.(*ecdsa.PublicKey).Bytes() // refuses points off the curve
 	if err != nil {
 		return nil, reason.Wrap(reason.CurveMismatch, err)
 	}
 	return b, nil
 }
 
-func verifyECDSA(pub crypto.PublicKey, digest, sig []byte, width int) bool {
+// verifyECDSA takes r | s.
+func verifyECDSA(pub crypto.PublicKey, digest, sig []byte) bool {
 	key, ok := pub.(*ecdsa.PublicKey)
-	if !ok || len(sig) != 2*width {
+	if !ok {
 		return false
 	}
-	r, s := new(big.Int).SetBytes(sig[:width]), new(big.Int).SetBytes(sig[width:])
+	half := len(sig) / 2
+	r, s := new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:])
 	return ecdsa.Verify(key, digest, r, s)
+}
+
+// rsaBits and rsaExponent are those of TPM keys that PS256 takes.
+const (
+	rsaBits     = 2048
+	rsaExponent = 65537
+)
+
+func takesRSA(pub crypto.PublicKey) error {
+	key, ok := pub.(*rsa.PublicKey)
+	if !ok {
+		return reason.New(reason.CurveMismatch, "a key of type %T, want RSA", pub)
+	}
+	if key == nil || key.N == nil || key.N.BitLen() != rsaBits || key.E != rsaExponent {
+		return reason.New(reason.CurveMismatch, "want RSA of %d bits with the exponent %d", rsaBits, rsaExponent)
+	}
+	return nil
+}
+
+func identifyRSA(pub crypto.PublicKey) ([]byte, error) {
+	return x509.MarshalPKCS1PublicKey(pub.(*rsa.PublicKey)), nil
+}
+
+func verifyPSS(pub crypto.PublicKey, digest, sig []byte) bool {
+	key, ok := pub.(*rsa.PublicKey)
+	return ok && rsa.VerifyPSS(key, crypto.SHA256, digest, sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto}) == nil
 }
 
 // SignatureCache remembers signatures that verified, so that the many blocks
@@ -117,7 +205,7 @@ type SignatureCache struct {
 // on the curve once more. Keys are not changed once they are in use.
 type keyHandle struct {
 	alg Algorithm
-	key *ecdsa.PublicKey
+	key crypto.PublicKey // a pointer
 }
 
 const cachedKeys = 4096
@@ -136,7 +224,10 @@ const cacheDomain = "telemark-sigcache-v1\x00"
 // request: the room would make the stack of each of them grow.
 var keySpaces = sync.Pool{New: func() any { return new([keySpace]byte) }}
 
-const keySpace = len(cacheDomain) + 8 + 8 + 128 + 8 + MaxSigStructure + signatureSize
+const keySpace = len(cacheDomain) + 8 + 8 + maxKeyName + 8 + MaxSigStructure + maxSignature
+
+// maxKeyName is above the longest name of a key, PKCS #1 of RSA.
+const maxKeyName = 320
 
 // Verify is [VerifySignature], remembered with the [StatementHash] of what was
 // signed, which it returns.
@@ -160,19 +251,21 @@ func (c *SignatureCache) Verify(alg Algorithm, pub crypto.PublicKey, sigStructur
 // identify returns the name of a key, after it was found once to be one that
 // the algorithm can take.
 func (c *SignatureCache) identify(alg Algorithm, pub crypto.PublicKey) ([]byte, error) {
-	key, isECDSA := pub.(*ecdsa.PublicKey)
-	if isECDSA {
-		if id, ok := c.names.get(keyHandle{alg, key}); ok {
-			return id, nil
-		}
-	}
 	row, ok := algorithms[alg]
 	if !ok {
 		return nil, reason.New(reason.AlgorithmUnknown, "COSE algorithm %d", alg)
 	}
-	id, err := row.identify(pub)
-	if err == nil && isECDSA {
-		c.names.put(keyHandle{alg, key}, id)
+	switch pub.(type) {
+	case *ecdsa.PublicKey, *rsa.PublicKey:
+	default:
+		return row.identified(pub)
+	}
+	if id, ok := c.names.get(keyHandle{alg, pub}); ok {
+		return id, nil
+	}
+	id, err := row.identified(pub)
+	if err == nil {
+		c.names.put(keyHandle{alg, pub}, id)
 	}
 	return id, err
 }

@@ -105,10 +105,31 @@ func reframe(b []byte) error {
 	}
 	if len(elements) != 4 ||
 		elements[0][0]>>5 != majorBytes || elements[1][0]>>5 != majorMap || elements[2][0] != null ||
-		loose.Unmarshal(elements[3], &sig) != nil || len(sig) != signatureSize {
-		return reason.New(reason.ReceiptMalformed, "not a COSE_Sign1 with a detached payload and a signature of 64 bytes")
+		loose.Unmarshal(elements[3], &sig) != nil || !fits(elements[0], len(sig)) {
+		return reason.New(reason.ReceiptMalformed, "not a COSE_Sign1 with a detached payload and a signature of an algorithm's length")
 	}
 	return reason.New(reason.ReceiptNotDeterministic, "envelope")
+}
+
+// fits is possible for a protected header that is a byte string, or not.
+func fits(header cbor.RawMessage, n int) bool {
+	var protected cbor.ByteString
+	_ = loose.Unmarshal(header, &protected) // what is none has no profile
+	return possible([]byte(protected), n)
+}
+
+// possible says whether a signature may have n bytes: 64 in the first profile,
+// whatever else stands in the header, and the length of one of its algorithms in
+// the other.
+func possible(protected []byte, n int) bool {
+	if n == ES256.SignatureSize() {
+		return true
+	}
+	if !anySize(n) {
+		return false
+	}
+	p, ok := profileOf(protected)
+	return ok && p == ProfileAgile
 }
 
 // Major types and other initial bytes of RFC 8949 §3.

@@ -114,6 +114,7 @@ func byLibrary(t testing.TB, r *Receipt) []byte {
 
 func TestTheLargestReceiptFitsItsBound(t *testing.T) {
 	s := exampleStatement()
+	s.Algorithm = PS256
 	s.Audience, s.Nonce = strings.Repeat("a", MaxAudience), make([]byte, maxNonce)
 	s.IssuedAt, s.Epoch, s.Seq, s.Size = maxUnixTime, MaxCounter, MaxCounter, MaxTreeSize
 	s.Location = &Location{
@@ -124,7 +125,7 @@ func TestTheLargestReceiptFitsItsBound(t *testing.T) {
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(protected), MaxProtected)
 	r := &Receipt{
-		Protected: protected, Statement: s, Signature: make([]byte, signatureSize),
+		Protected: protected, Statement: s, Signature: make([]byte, s.Algorithm.SignatureSize()),
 		TreeSize: MaxTreeSize, LeafIndex: MaxTreeSize - 1, Path: make([]block.Digest, merkle.MaxPathLen),
 		Stream: strings.Repeat("s", block.MaxStreamLen), BlockNo: MaxCounter, Items: MaxItems,
 		Keys: []string{strings.Repeat("k", MaxKeysSize-4)},

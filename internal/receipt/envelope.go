@@ -23,15 +23,15 @@ import (
 //	      61 6e  block number                    "n": uint,
 //	      61 73  stream                          "s": tstr },
 //	   f6                                      null,
-//	   58 40 r s                               signature ])
+//	   58 40 r s                               signature ]): 58 60 with ES384, 59 0100 with PS256
 //
 //	proof = 83 tree_size leaf_index 8x (58 20 hash)…
 const (
 	labelProofs    = 396
 	labelInclusion = -1
 
-	prefix    = "\xd2\x84"
-	sigPrefix = "\xf6\x58\x40"
+	prefix   = "\xd2\x84"
+	nullByte = "\xf6"
 )
 
 // Encode returns the COSE_Sign1. Protected is encoded from Statement when nil.
@@ -56,7 +56,7 @@ func (r *Receipt) Encode() ([]byte, error) {
 // Append appends the COSE_Sign1 to dst without looking at Statement: Protected
 // holds its bytes. It allocates nothing when dst has room for Size.
 func (r *Receipt) Append(dst []byte) ([]byte, error) {
-	if len(r.Protected) == 0 || len(r.Protected) > MaxProtected || len(r.Signature) != signatureSize {
+	if len(r.Protected) == 0 || len(r.Protected) > MaxProtected || !anySize(len(r.Signature)) {
 		return dst, fmt.Errorf("receipt with %d bytes of protected header and %d of signature",
 			len(r.Protected), len(r.Signature))
 	}
@@ -96,7 +96,12 @@ func (r *Receipt) append(b []byte) []byte {
 	}
 	b = appendHead(appendText(b, "n"), majorUint, r.BlockNo)
 	b = appendText(appendText(b, "s"), r.Stream)
-	return append(append(b, sigPrefix...), r.Signature...)
+	return appendBytes(append(b, null), r.Signature)
+}
+
+// anySize says whether a signature of some algorithm has n bytes.
+func anySize(n int) bool {
+	return n == ES256.SignatureSize() || n == ES384.SignatureSize() || n == PS256.SignatureSize()
 }
 
 func (r *Receipt) proofSize() int {
@@ -113,7 +118,7 @@ func (r *Receipt) Size() int {
 		2 + headSize(r.Items) + // "i"
 		2 + headSize(r.BlockNo) + // "n"
 		2 + headSize(uint64(len(r.Stream))) + len(r.Stream) + // "s"
-		len(sigPrefix) + len(r.Signature)
+		len(nullByte) + headSize(uint64(len(r.Signature))) + len(r.Signature)
 	if r.Keys != nil {
 		n += 2 + keysSize(r.Keys) // "k"
 	}
@@ -172,7 +177,8 @@ func decode(b []byte, statement func(protected []byte) (*Statement, error)) (*Re
 	var h unprotectedHeader
 	rest, err := strict.UnmarshalFirst(unprotected, &h)
 	// A frame that is broken further on is no receipt, whatever stands in it.
-	if err == nil && (len(rest) != len(sigPrefix)+signatureSize || string(rest[:len(sigPrefix)]) != sigPrefix) {
+	signature, framed := cutSignature(rest, protected)
+	if err == nil && !framed {
 		return nil, reframe(b)
 	}
 	if err != nil {
@@ -186,9 +192,11 @@ func decode(b []byte, statement func(protected []byte) (*Statement, error)) (*Re
 		return nil, stmtErr
 	case err != nil:
 		return nil, refuseCBOR("unprotected header", err)
+	case len(signature) != stmt.Algorithm.SignatureSize():
+		return nil, reason.New(reason.ReceiptMalformed, "a signature of %d bytes with %s", len(signature), stmt.Algorithm)
 	}
 	r := &Receipt{
-		Protected: protected, Statement: stmt, Signature: rest[len(sigPrefix):],
+		Protected: protected, Statement: stmt, Signature: signature,
 		Stream: h.Stream, BlockNo: h.BlockNo, Digest: block.Digest(h.Digest), Items: h.Items,
 		Keys: h.Keys,
 	}
@@ -202,6 +210,19 @@ func decode(b []byte, statement func(protected []byte) (*Statement, error)) (*Re
 		return nil, err
 	}
 	return r, nil
+}
+
+// cutSignature cuts null and the signature, in their shortest forms, and says
+// whether nothing follows and the length is possible in the receipt's profile.
+func cutSignature(b, protected []byte) (signature []byte, ok bool) {
+	if len(b) == 0 || b[0] != null {
+		return nil, false
+	}
+	signature, rest, ok := cutBytes(b[1:])
+	if !ok || len(rest) > 0 || len(b) != 1+headSize(uint64(len(signature)))+len(signature) {
+		return nil, false
+	}
+	return signature, possible(protected, len(signature))
 }
 
 // complete reports missing labels: with unknown and repeated ones refused by
@@ -252,6 +273,6 @@ func (r *Receipt) own(b []byte) error {
 	}
 	start := len(prefix) + headSize(uint64(len(r.Protected)))
 	r.Protected = again[start : start+len(r.Protected) : start+len(r.Protected)]
-	r.Signature = again[len(again)-signatureSize:]
+	r.Signature = again[len(again)-len(r.Signature):]
 	return nil
 }

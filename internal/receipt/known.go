@@ -24,7 +24,7 @@ func (k *known) decode(b []byte) *Receipt {
 	c.literal("\x83")
 	own := &struct {
 		Receipt
-		signature [signatureSize]byte
+		signature [64]byte // of ES256; others have room of their own
 	}{Receipt: Receipt{Protected: k.protected, Statement: k.statement}}
 	r := &own.Receipt
 	r.TreeSize, r.LeafIndex = c.uint(majorUint), c.uint(majorUint)
@@ -48,8 +48,14 @@ func (k *known) decode(b []byte) *Receipt {
 	r.BlockNo = c.uint(majorUint)
 	c.literal("\x61s")
 	stream := c.take(c.uint(majorText))
-	c.literal(sigPrefix)
-	r.Signature = own.signature[:]
+	c.literal(nullByte)
+	size := k.statement.Algorithm.SignatureSize()
+	if c.uint(majorBytes) != uint64(size) {
+		return nil
+	}
+	if r.Signature = own.signature[:]; size != len(own.signature) {
+		r.Signature = make([]byte, size)
+	}
 	c.copy(r.Signature)
 	if !c.ok || len(c.rest) > 0 {
 		return nil

@@ -12,8 +12,12 @@ import (
 	"github.com/telemark-otel/telemark/internal/reason"
 )
 
-// Profile is the EAT profile (label 265) of this version.
-const Profile = "tag:telemark-otel.github.io,2026:receipt-v1"
+// The EAT profiles (label 265). They differ in their algorithms only: each
+// algorithm belongs to one.
+const (
+	Profile      = "tag:telemark-otel.github.io,2026:receipt-v1"       // ES256
+	ProfileAgile = "tag:telemark-otel.github.io,2026:receipt-v1-agile" // ES384, PS256
+)
 
 // Bounds. Together they keep every receipt that [Receipt.Append] makes under
 // MaxSize.
@@ -30,9 +34,9 @@ const (
 )
 
 const (
-	signatureSize = 64 // of ES256, r and s
-	kidSize       = 34 // TPM Name: algorithm 000b and a SHA-256
-	ueidSize      = 33 // type 01 and 32 bytes
+	maxSignature = 256 // of PS256
+	kidSize      = 34  // TPM Name: algorithm 000b and a SHA-256
+	ueidSize     = 33  // type 01 and 32 bytes
 )
 
 // Receipt is a decoded telemark.receipt. Its slices are its own: they stay
@@ -41,7 +45,7 @@ const (
 type Receipt struct {
 	Protected []byte // as signed
 	Statement *Statement
-	Signature []byte // r | s
+	Signature []byte // of the statement's algorithm
 	TreeSize  uint64
 	LeafIndex uint64
 	Path      []block.Digest // from the leaf up

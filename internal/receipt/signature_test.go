@@ -99,7 +99,7 @@ func TestKeysThatDoNotFitTheAlgorithmAreRefused(t *testing.T) {
 		want reason.Reason
 	}{
 		"right":            {ES256, good, r.Signature, ""},
-		"algorithm":        {-35, good, r.Signature, reason.AlgorithmUnknown},
+		"algorithm":        {-36, good, r.Signature, reason.AlgorithmUnknown},
 		"P-384 key":        {ES256, p384.Public(), r.Signature, reason.CurveMismatch},
 		"Edwards key":      {ES256, edwards, r.Signature, reason.CurveMismatch},
 		"no key":           {ES256, nil, r.Signature, reason.CurveMismatch},
@@ -207,5 +207,5 @@ func TestAlgorithmNamesAreReadBack(t *testing.T) {
 	}
 	_, err := ParseAlgorithm("none")
 	require.Error(t, err)
-	require.Equal(t, "COSE algorithm -35", Algorithm(-35).String())
+	require.Equal(t, "COSE algorithm -36", Algorithm(-36).String())
 }

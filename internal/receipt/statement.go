@@ -96,7 +96,7 @@ func (s *Statement) header() *protectedHeader {
 		Audience: &s.Audience, IssuedAt: &s.IssuedAt, UEID: bstr(s.UEID), Profile: new(string),
 		Seq: &s.Seq, Prev: bstr(s.Prev[:]), Size: &s.Size, Epoch: &s.Epoch,
 	}
-	*c.Profile = Profile
+	*c.Profile = algorithms[s.Algorithm].profile
 	if len(s.Nonce) > 0 {
 		c.Nonce = bstr(s.Nonce)
 	}
@@ -122,13 +122,13 @@ func decodeStatement(b []byte) (*Statement, error) {
 	var h protectedHeader
 	if err := strict.Unmarshal(b, &h); err != nil {
 		// Another profile may have other labels, so its name counts first.
-		if p, ok := profileOf(b); ok && p != Profile {
+		if p, ok := profileOf(b); ok && !knownProfile(p) {
 			return nil, reason.New(reason.ProfileUnknown, "%.64q", p)
 		}
 		return nil, refuseCBOR("protected header", err)
 	}
 	c := h.Claims
-	if c != nil && c.Profile != nil && *c.Profile != Profile {
+	if c != nil && c.Profile != nil && !knownProfile(*c.Profile) {
 		return nil, reason.New(reason.ProfileUnknown, "%.64q", *c.Profile)
 	}
 	if !h.complete() {
@@ -139,6 +139,9 @@ func decodeStatement(b []byte) (*Statement, error) {
 	}
 	if *h.VDS != vdsRFC9162 {
 		return nil, reason.New(reason.AlgorithmUnknown, "tree algorithm %d", *h.VDS)
+	}
+	if row, ok := algorithms[Algorithm(*h.Alg)]; !ok || row.profile != *c.Profile {
+		return nil, reason.New(reason.AlgorithmUnknown, "COSE algorithm %d in the profile %q", *h.Alg, *c.Profile)
 	}
 	if len(*c.Prev) != len(block.Digest{}) {
 		return nil, reason.New(reason.ReceiptMalformed, "prev has %d bytes", len(*c.Prev))
@@ -166,6 +169,8 @@ func decodeStatement(b []byte) (*Statement, error) {
 	}
 	return s, nil
 }
+
+func knownProfile(p string) bool { return p == Profile || p == ProfileAgile }
 
 // complete reports whether all labels are there; the decoder has refused those
 // that do not belong. Location and its source come together.
@@ -247,7 +252,7 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 const sigContext = "Signature1"
 
-// SigStructure returns the COSE Sig_structure (RFC 9052 §4.4) whose SHA-256 is
+// SigStructure returns the COSE Sig_structure (RFC 9052 §4.4) whose hash is
 // signed, with the root as the detached payload:
 //
 //	84 | 6a "Signature1" | bstr protected | 40 | 58 20 root

@@ -151,7 +151,7 @@ func (o *object) ak() AK { return AK{Public: o.raw, Name: o.name.Buffer} }
 
 // attestationKey loads the attestation key. The caller flushes it.
 func (l *link) attestationKey() (*object, error) {
-	o, err := l.primary(tpm2.TPMRHEndorsement, akTemplate())
+	o, err := l.primary(tpm2.TPMRHEndorsement, l.opts.Algorithm.akTemplate())
 	if err != nil {
 		return nil, fmt.Errorf("attestation key: %w", err)
 	}

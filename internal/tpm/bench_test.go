@@ -16,7 +16,7 @@ func BenchmarkSign(b *testing.B) {
 	for b.Loop() {
 		n++
 		binary.BigEndian.PutUint64(digest[:], n)
-		if _, err := k.Sign(b.Context(), digest); err != nil {
+		if _, err := k.Sign(b.Context(), digest[:]); err != nil {
 			b.Fatal(err)
 		}
 	}

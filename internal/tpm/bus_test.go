@@ -74,7 +74,7 @@ func TestAuthValueAndDigestsDoNotCrossTheBus(t *testing.T) {
 	for range 2 { // when the key is made, and when it is loaded
 		d := openDevice(t, device, Options{})
 		k = openKey(t, d, KeyOptions{Dir: dir})
-		sig, err := k.Sign(t.Context(), digest)
+		sig, err := k.Sign(t.Context(), digest[:])
 		require.NoError(t, err)
 		requireSignature(t, k.PublicKey(), digest, sig)
 		activate(t, d, EKECCP256) // its secret is checked below
@@ -95,7 +95,7 @@ func TestSignatureThatDoesNotVerifyIsNotReturned(t *testing.T) {
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	k.rec.pub = &other.PublicKey
-	sig, err := k.Sign(t.Context(), [32]byte{1})
+	sig, err := k.Sign(t.Context(), make([]byte, 32))
 	require.ErrorIs(t, err, ErrBadSignature)
 	require.Nil(t, sig)
 	require.Equal(t, Gone, Classify(err))

@@ -21,6 +21,16 @@ func ParseDevice(s string) error {
 	return err
 }
 
+// SoftwareDir returns the directory of a device string that names an swtpm of
+// our own.
+func SoftwareDir(device string) (dir string, ok bool) {
+	a, err := wire.ParseAddress(device)
+	if err != nil || a.Kind != wire.SWTPM {
+		return "", false
+	}
+	return a.Target, true
+}
+
 // Options bound how a Device waits. The zero value is right for most.
 type Options struct {
 	// CommandTimeout bounds one ordinary command; 0 is 10 s.
@@ -33,6 +43,9 @@ type Options struct {
 	// OwnerAuth and EndorsementAuth authorise the hierarchies; empty where
 	// nobody has set them. No byte of them may be zero.
 	OwnerAuth, EndorsementAuth []byte
+	// Algorithm is that of the signing key that is opened, and so of the keys that
+	// come with it; empty is ES256.
+	Algorithm Algorithm
 	// Report, when not nil, is told of reconnects, restarts of swtpm and the
 	// like, for logs. It must not block and not call the Device.
 	Report func(Event)
@@ -59,6 +72,10 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.RetryFor == 0 {
 		o.RetryFor = defaultRetryFor
+	}
+	var err error
+	if o.Algorithm, err = ParseAlgorithm(string(o.Algorithm)); err != nil {
+		return o, err
 	}
 	if o.CommandTimeout < 0 || o.CreateTimeout < 0 {
 		return o, fmt.Errorf("TPM time-outs of %v and %v: must not be negative", o.CommandTimeout, o.CreateTimeout)

@@ -43,7 +43,7 @@ func TestParseDevice(t *testing.T) {
 		"tcp:localhost:http": "between 1 and 65535",
 		"swtpm:/var/a,b":     "comma",
 		"swptm:/var/lib/tpm": "swptm: is not known",
-		"mssim:localhost:1":  "mssim: is not known",
+		"mssim:localhost:1":  "Microsoft simulator",
 		"/dev/tpm\n0":        "control character",
 	} {
 		err := ParseDevice(bad)

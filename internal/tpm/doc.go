@@ -6,14 +6,13 @@
 // evidence that attestation needs: endorsement keys and certificates, an
 // attestation key, Certify, Quote and ActivateCredential. Judging such
 // evidence is for verifiers and not done here. Left out: TPM 1.2, the framing
-// of the Microsoft simulator, policies of one's own, audit sessions, RSA
-// signing keys.
+// of the Microsoft simulator, policies of one's own, audit sessions.
 //
 // # Overview
 //
 //	dev, err := tpm.Open(ctx, "swtpm:/var/lib/telemark/tpm", tpm.Options{})
 //	key, err := dev.OpenKey(ctx, tpm.KeyOptions{Dir: "/var/lib/telemark/key", Name: "edge-a"})
-//	sig, err := key.Sign(ctx, digest)                // r ‖ s, 64 bytes
+//	sig, err := key.Sign(ctx, digest)                // r ‖ s, 64 bytes with ES256
 //	epoch, err := dev.Increment(ctx, tpm.DefaultCounterIndex)
 //	props, err := dev.Properties(ctx)
 //	clock, err := dev.Clock(ctx)
@@ -37,10 +36,13 @@
 // # Key hierarchy
 //
 //	endorsement hierarchy                       owner (storage) hierarchy
-//	├─ EK, RSA-2048, ECC P-256 or P-384         └─ SRK, ECC P-256 (TCG template)
-//	│  (TCG templates L-1, L-2, H-3)               └─ signing key, ECDSA P-256,
-//	└─ AK, ECDSA P-256, restricted,                   unrestricted, auth value
-//	   primary with a template of its own
+//	├─ EK, RSA-2048, ECC P-256 or P-384         └─ SRK, ECC P-256 or RSA-2048
+//	│  (TCG templates L-1, L-2, H-3)               │  (TCG templates)
+//	└─ AK, restricted, primary with a              └─ signing key, unrestricted,
+//	   template of its own                            auth value
+//
+// Which algorithms AK, SRK and signing key have goes by the signing key's; see
+// [Algorithm].
 //
 // The AK is a primary key of the endorsement hierarchy, not a child of the EK:
 // a child's parent has to be authorised by a policy session at each load, a

@@ -25,6 +25,8 @@ var (
 	// ErrWrongTPM: the key in the directory was made by another TPM, or by
 	// this one before it was cleared.
 	ErrWrongTPM = errors.New("the key belongs to another TPM, or the TPM was cleared since; use the TPM that made it, or another directory for a new key, which has to be enrolled")
+	// ErrOtherAlgorithm: the directory holds a key of another algorithm than asked for.
+	ErrOtherAlgorithm = errors.New("a key does not change its algorithm; ask for the key's own, or take another directory for a new key, which has to be enrolled")
 	// ErrHandleTaken: a persistent handle or NV index holds what is not ours. It is left alone.
 	ErrHandleTaken = errors.New("the TPM holds something else there, which is left alone; choose another one")
 	// ErrKeyDamaged: the files of a key's directory are incomplete or do not fit together.

@@ -55,7 +55,7 @@ func FuzzAnswer(f *testing.F) {
 				return err
 			},
 			func(l *link) error {
-				_, err := l.signDigest(tpm2.AuthHandle{Handle: 1, Auth: tpm2.PasswordAuth(nil)}, [32]byte{})
+				_, err := l.signDigest(suites[ES256], tpm2.AuthHandle{Handle: 1, Auth: tpm2.PasswordAuth(nil)}, make([]byte, 32))
 				return err
 			},
 			func(l *link) error {
@@ -87,8 +87,10 @@ var storageKeyForFuzz = func() tpm2.TPMTPublic {
 
 // FuzzPublicArea: what is accepted is exactly what is hashed into the Name.
 func FuzzPublicArea(f *testing.F) {
-	f.Add(tpm2.Marshal(signingTemplate()))
-	f.Add(tpm2.Marshal(akTemplate()))
+	for _, a := range algorithms {
+		f.Add(tpm2.Marshal(a.signingTemplate()))
+		f.Add(tpm2.Marshal(a.akTemplate()))
+	}
 	f.Add(tpm2.Marshal(tpm2.RSAEKTemplate))
 	f.Add(tpm2.Marshal(storageKeyForFuzz))
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -97,8 +99,9 @@ func FuzzPublicArea(f *testing.F) {
 			return
 		}
 		require.Equal(t, raw, tpm2.Marshal(o.public))
-		if key, _, err := parseSigningKey(raw); err == nil {
-			require.Equal(t, o.name, key.name)
+		if r := (&record{Public: raw}); r.parse() == nil {
+			require.Equal(t, o.name, r.key.name)
+			require.NotNil(t, r.pub)
 		}
 	})
 }

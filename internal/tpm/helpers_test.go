@@ -1,8 +1,9 @@
 package tpm
 
 import (
+	"crypto"
 	"crypto/ecdsa"
-	"crypto/sha256"
+	"crypto/rsa"
 	"math/big"
 	"path/filepath"
 	"sync"
@@ -60,19 +61,32 @@ func fixture(t testing.TB) (*Device, *Key) {
 }
 
 // requireSigns signs something and verifies it with the key that was expected.
-func requireSigns(t testing.TB, k *Key, pub *ecdsa.PublicKey) {
+func requireSigns(t testing.TB, k *Key, pub crypto.PublicKey) {
 	t.Helper()
-	digest := sha256.Sum256([]byte(t.Name()))
+	h := suites[k.Algorithm()].hash.New()
+	h.Write([]byte(t.Name()))
+	digest := h.Sum(nil)
 	sig, err := k.Sign(t.Context(), digest)
 	require.NoError(t, err)
-	requireSignature(t, pub, digest, sig)
+	if k.Algorithm() == PS256 {
+		require.NoError(t, rsa.VerifyPSS(pub.(*rsa.PublicKey), crypto.SHA256, digest, sig, nil))
+		return
+	}
+	requireECDSA(t, pub, digest, sig)
 }
 
-func requireSignature(t testing.TB, pub *ecdsa.PublicKey, digest [32]byte, sig []byte) {
+// requireSignature is for P-256.
+func requireSignature(t testing.TB, pub crypto.PublicKey, digest [32]byte, sig []byte) {
 	t.Helper()
-	require.Len(t, sig, SignatureSize)
-	r, s := new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])
-	require.True(t, ecdsa.Verify(pub, digest[:], r, s))
+	require.Len(t, sig, 64)
+	requireECDSA(t, pub, digest[:], sig)
+}
+
+func requireECDSA(t testing.TB, pub crypto.PublicKey, digest, sig []byte) {
+	t.Helper()
+	half := len(sig) / 2
+	r, s := new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:])
+	require.True(t, ecdsa.Verify(pub.(*ecdsa.PublicKey), digest, r, s))
 }
 
 // held counts the transient objects and loaded sessions in the TPM.

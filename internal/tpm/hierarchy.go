@@ -3,7 +3,6 @@ package tpm
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -12,26 +11,27 @@ import (
 )
 
 // signingTemplate is the public area that the signing key is made with (part
-// 2, section 12.2.4). The scheme is fixed, so the key signs SHA-256 digests by ECDSA
-// and nothing else. See the package comment on NoDA.
-func signingTemplate() tpm2.TPMTPublic {
-	return ecdsaTemplate(tpm2.TPMAObject{
+// 2, section 12.2.4). The scheme is fixed, so the key signs digests of one hash
+// by one scheme and nothing else. See the package comment on NoDA.
+func (a Algorithm) signingTemplate() tpm2.TPMTPublic {
+	return suites[a].signing(tpm2.TPMAObject{
 		FixedTPM:            true,
 		FixedParent:         true,
 		SensitiveDataOrigin: true,
 		UserWithAuth:        true,
 		NoDA:                true,
 		SignEncrypt:         true,
-	}, nil)
+	})
 }
 
-// akSeed makes the AK's template another one than every other ECDSA primary's.
+// akSeed makes the AK's template another one than every other primary's of its
+// kind.
 var akSeed = sha256.Sum256([]byte("telemark-ak-v1\x00"))
 
 // akTemplate is that of the attestation key. Being restricted, it signs nothing that
 // looks like an attestation unless the TPM made it.
-func akTemplate() tpm2.TPMTPublic {
-	return ecdsaTemplate(tpm2.TPMAObject{
+func (a Algorithm) akTemplate() tpm2.TPMTPublic {
+	return suites[a].ak(tpm2.TPMAObject{
 		FixedTPM:            true,
 		FixedParent:         true,
 		SensitiveDataOrigin: true,
@@ -40,24 +40,6 @@ func akTemplate() tpm2.TPMTPublic {
 		Restricted:          true,
 		SignEncrypt:         true,
 	}, akSeed[:])
-}
-
-func ecdsaTemplate(attributes tpm2.TPMAObject, uniqueX []byte) tpm2.TPMTPublic {
-	return tpm2.TPMTPublic{
-		Type:             tpm2.TPMAlgECC,
-		NameAlg:          tpm2.TPMAlgSHA256,
-		ObjectAttributes: attributes,
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-			Scheme: tpm2.TPMTECCScheme{
-				Scheme:  tpm2.TPMAlgECDSA,
-				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
-			},
-			CurveID: tpm2.TPMECCNistP256,
-		}),
-		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: uniqueX},
-		}),
-	}
 }
 
 // object is a loaded object whose public area was read and whose Name was computed from it.
@@ -140,7 +122,7 @@ func parseObject(raw []byte) (o *object, err error) {
 	return &object{name: *name, public: *public, raw: raw}, nil
 }
 
-// ecdsaKey returns the P-256 key of a public area.
+// ecdsaKey returns the key of a public area on one of the curves.
 func ecdsaKey(public *tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	if public.Type != tpm2.TPMAlgECC {
 		return nil, fmt.Errorf("key of type %v, want ECC", public.Type)
@@ -149,16 +131,17 @@ func ecdsaKey(public *tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if params.CurveID != tpm2.TPMECCNistP256 {
-		return nil, fmt.Errorf("key on curve %v, want P-256", params.CurveID)
+	curve, ok := curves[params.CurveID]
+	if !ok {
+		return nil, fmt.Errorf("key on curve %v, want P-256 or P-384", params.CurveID)
 	}
 	point, err := public.Unique.ECC()
 	if err != nil {
 		return nil, err
 	}
-	// 04 | X | Y, each 32 bytes; the TPM may leave out leading zeros.
-	const size = 32
-	var uncompressed [1 + 2*size]byte
+	// 04 | X | Y, each of the curve's size; the TPM may leave out leading zeros.
+	size := (curve.Params().BitSize + 7) / 8
+	uncompressed := make([]byte, 1+2*size)
 	uncompressed[0] = 4
 	if err := padTo(uncompressed[1:1+size], point.X.Buffer); err != nil {
 		return nil, err
@@ -166,7 +149,7 @@ func ecdsaKey(public *tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	if err := padTo(uncompressed[1+size:], point.Y.Buffer); err != nil {
 		return nil, err
 	}
-	return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), uncompressed[:])
+	return ecdsa.ParseUncompressedPublicKey(curve, uncompressed)
 }
 
 // padTo writes the big-endian number n to the end of dst, which is all zero.

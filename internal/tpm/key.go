@@ -3,7 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"errors"
 	"fmt"
 	"slices"
@@ -101,6 +101,9 @@ func (k *Key) open(l *link) (_ nothing, err error) {
 	if err != nil {
 		return nothing{}, err
 	}
+	if rec.alg != l.opts.Algorithm {
+		return nothing{}, fmt.Errorf("%s holds a key that signs with %s, and %s is asked for: %w", k.opts.Dir, rec.alg, l.opts.Algorithm, ErrOtherAlgorithm)
+	}
 	k.rec = rec
 	if err := k.rename(); err != nil {
 		return nothing{}, err
@@ -130,7 +133,7 @@ func (k *Key) create(l *link) (*record, error) {
 			return nil, fmt.Errorf("persistent handle %#08x: %w", k.opts.Handle, ErrHandleTaken)
 		}
 	}
-	storage, err := l.primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
+	storage, err := l.storageRoot()
 	if err != nil {
 		return nil, fmt.Errorf("storage root key: %w", err)
 	}
@@ -144,7 +147,7 @@ func (k *Key) create(l *link) (*record, error) {
 		return nil, err
 	}
 	defer l.flushQuietly(s.Handle())
-	template := signingTemplate()
+	template := l.opts.Algorithm.signingTemplate()
 	rsp, err := exec(l, tpm2.Create{
 		ParentHandle: storage.auth(s),
 		InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
@@ -174,6 +177,11 @@ func (k *Key) create(l *link) (*record, error) {
 	return rec, rec.write(k.opts.Dir)
 }
 
+// storageRoot makes the storage root key. The caller flushes it.
+func (l *link) storageRoot() (*object, error) {
+	return l.primary(tpm2.TPMRHOwner, suites[l.opts.Algorithm].storage)
+}
+
 // load makes the key and a session ready on this connection.
 func (k *Key) load(l *link) error {
 	if k.link != l { // what was loaded went with the other connection
@@ -182,7 +190,7 @@ func (k *Key) load(l *link) error {
 	if k.handle != 0 && k.session.fresh() {
 		return nil
 	}
-	storage, err := l.primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
+	storage, err := l.storageRoot()
 	if err != nil {
 		return fmt.Errorf("storage root key: %w", err)
 	}
@@ -289,7 +297,7 @@ func (d *Device) HandleInfo(ctx context.Context, handle uint32) (KeyInfo, error)
 			return info, errors.New("nothing is there")
 		}
 		r := record{Public: o.raw}
-		if r.key, r.pub, err = parseSigningKey(o.raw); err != nil {
+		if err = r.parse(); err != nil {
 			return info, err
 		}
 		return r.info()
@@ -299,8 +307,12 @@ func (d *Device) HandleInfo(ctx context.Context, handle uint32) (KeyInfo, error)
 // KID returns the TPM Name of the key: 000b and 32 bytes.
 func (k *Key) KID() []byte { return slices.Clone(k.rec.key.name.Buffer) }
 
-// PublicKey returns the key that verifies what Sign returns.
-func (k *Key) PublicKey() *ecdsa.PublicKey { return k.rec.pub }
+// PublicKey returns the key that verifies what Sign returns: an
+// *ecdsa.PublicKey or *rsa.PublicKey.
+func (k *Key) PublicKey() crypto.PublicKey { return k.rec.pub }
+
+// Algorithm returns what the key signs with.
+func (k *Key) Algorithm() Algorithm { return k.rec.alg }
 
 // Info returns what stands in key.json.
 func (k *Key) Info() KeyInfo { return k.info }

@@ -57,7 +57,7 @@ func TestKIDIsTheNameAndAttributesAreWhatResidencyNeeds(t *testing.T) {
 	require.Empty(t, rest)
 	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
 	require.NoError(t, err)
-	require.True(t, k.PublicKey().Equal(pub))
+	require.Equal(t, pub, k.PublicKey())
 	require.Equal(t, "ES256", info.Alg)
 }
 
@@ -68,7 +68,7 @@ func TestClosedKeyAndDeviceRefuse(t *testing.T) {
 	objects, sessions := held(t, d)
 	require.Zero(t, objects)
 	require.Zero(t, sessions)
-	_, err := k.Sign(t.Context(), [32]byte{})
+	_, err := k.Sign(t.Context(), make([]byte, 32))
 	require.ErrorIs(t, err, ErrClosed)
 	_, err = k.Certify(t.Context(), nil)
 	require.ErrorIs(t, err, ErrClosed)
@@ -259,7 +259,7 @@ func TestWrongAuthValueIsPermanentAndLocksNothing(t *testing.T) {
 
 	k := openKey(t, d, KeyOptions{Dir: dir})
 	for range 5 {
-		_, err = k.Sign(t.Context(), [32]byte{})
+		_, err = k.Sign(t.Context(), make([]byte, 32))
 		require.ErrorIs(t, err, tpm2.TPMRCBadAuth)
 		require.Equal(t, Permanent, Classify(err))
 	}

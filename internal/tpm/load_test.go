@@ -18,7 +18,7 @@ func TestSessionsAndObjectsDoNotPileUp(t *testing.T) {
 	for i := range 1000 {
 		var digest [32]byte
 		binary.BigEndian.PutUint64(digest[:], uint64(i))
-		sig, err := k.Sign(t.Context(), digest)
+		sig, err := k.Sign(t.Context(), digest[:])
 		require.NoError(t, err)
 		requireSignature(t, k.PublicKey(), digest, sig)
 	}
@@ -47,7 +47,7 @@ func TestFiftyGoroutinesShareOneTPM(t *testing.T) {
 		all.Go(func() {
 			for j := range 10 {
 				digest := sha256.Sum256([]byte{byte(i), byte(j)})
-				sig, err := k.Sign(t.Context(), digest)
+				sig, err := k.Sign(t.Context(), digest[:])
 				if err != nil {
 					t.Error(err)
 					return

@@ -25,7 +25,7 @@ func TestSigningResumesAfterTPMWasKilledAndStartedAgain(t *testing.T) {
 	for range 5 { // more often than failed authorisations are allowed
 		requireSigns(t, k, k.PublicKey())
 		soft.Kill()
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		require.ErrorIs(t, err, ErrGone)
 		require.Equal(t, Gone, Classify(err))
 		soft.Restart()
@@ -68,7 +68,7 @@ func TestOtherTPMAtTheSameAddressDoesNotSign(t *testing.T) {
 	requireSigns(t, k, k.PublicKey())
 	first.Set(tpmproxy.Fault{Action: tpmproxy.Drop, Times: 1})
 	require.NoError(t, first.Redirect(wrong.Device()))
-	_, err := k.Sign(t.Context(), [32]byte{})
+	_, err := k.Sign(t.Context(), make([]byte, 32))
 	require.ErrorIs(t, err, ErrWrongTPM)
 	first.Set(tpmproxy.Fault{Action: tpmproxy.Drop, Times: 1})
 	require.NoError(t, first.Redirect(right.Device()))
@@ -91,7 +91,7 @@ func TestCommandIsSentAgainWhenTheTPMAsksForIt(t *testing.T) {
 		requireSigns(t, k, k.PublicKey())
 
 		proxy.Set(code(rc)) // for ever
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		require.ErrorIs(t, err, rc)
 		require.Equal(t, Transient, Classify(err))
 		proxy.Set()
@@ -126,7 +126,7 @@ func TestLockoutIsNamedAndSigningResumes(t *testing.T) {
 	d := openDevice(t, proxy.Device(), Options{})
 	k := openKey(t, d, KeyOptions{})
 	proxy.Set(code(tpm2.TPMRCLockout))
-	_, err := k.Sign(t.Context(), [32]byte{})
+	_, err := k.Sign(t.Context(), make([]byte, 32))
 	require.ErrorIs(t, err, tpm2.TPMRCLockout)
 	require.Equal(t, Lockout, Classify(err))
 
@@ -138,7 +138,7 @@ func TestLockoutIsNamedAndSigningResumes(t *testing.T) {
 func TestTPMThatSomebodyLockedStillSigns(t *testing.T) {
 	t.Parallel()
 	d, k := fixture(t)
-	template := akTemplate()
+	template := ES256.akTemplate()
 	template.ObjectAttributes.NoDA = false
 	_, err := ask(t.Context(), d, "locking the TPM", func(l *link) (nothing, error) {
 		rsp, err := exec(l, tpm2.CreatePrimary{
@@ -181,7 +181,7 @@ func TestTPMThatDoesNotAnswerTimesOutAndIsReconnected(t *testing.T) {
 	k := openKey(t, d, KeyOptions{})
 	proxy.Set(tpmproxy.Fault{Action: tpmproxy.Hang, Times: 1})
 	begun := time.Now()
-	_, err := k.Sign(t.Context(), [32]byte{})
+	_, err := k.Sign(t.Context(), make([]byte, 32))
 	require.ErrorIs(t, err, ErrTimeout)
 	require.Equal(t, Transient, Classify(err))
 	require.Less(t, time.Since(begun), 5*time.Second)
@@ -198,11 +198,11 @@ func TestCallerLeavesWhenItsContextEndsAndTheCommandGoesOn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	_, err := k.Sign(ctx, [32]byte{})
+	_, err := k.Sign(ctx, make([]byte, 32))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Equal(t, Transient, Classify(err))
 	require.Less(t, time.Since(begun), 1500*time.Millisecond)
-	_, err = k.Sign(ctx, [32]byte{}) // one that never gets its turn
+	_, err = k.Sign(ctx, make([]byte, 32)) // one that never gets its turn
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	requireSigns(t, k, k.PublicKey())
 	require.Zero(t, seen.count(), "no reconnect")
@@ -217,7 +217,7 @@ func TestCloseDoesNotWaitForATPMThatHangs(t *testing.T) {
 	proxy.Set(tpmproxy.Fault{Action: tpmproxy.Hang})
 	failed := make(chan error, 1)
 	go func() {
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		failed <- err
 	}()
 	require.Eventually(t, func() bool { return proxy.Struck() == 1 }, 5*time.Second, time.Millisecond)
@@ -242,7 +242,7 @@ func TestAnswersWithWrongBitsAreNeverBelieved(t *testing.T) {
 
 		always := tpmproxy.Fault{Command: sign, Action: action}
 		proxy.Set(always)
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		require.Equal(t, Gone, Classify(err), "%s: %v", action, err)
 		proxy.Set()
 		requireSigns(t, k, k.PublicKey())
@@ -269,9 +269,9 @@ func TestTroubleAtEveryCommand(t *testing.T) {
 			return err
 		}
 		defer func() { _ = k.Close() }()
-		if sig, err := k.Sign(ctx, [32]byte{1}); err != nil {
+		if sig, err := k.Sign(ctx, make([]byte, 32)); err != nil {
 			return err
-		} else if len(sig) != SignatureSize {
+		} else if len(sig) != 64 {
 			return fmt.Errorf("a signature of %d bytes", len(sig))
 		}
 		_, err1 := k.Certify(ctx, []byte("nonce"))

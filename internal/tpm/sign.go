@@ -2,21 +2,19 @@ package tpm
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
-// SignatureSize is the length of an ES256 signature, r ‖ s.
-const SignatureSize = 64
-
-// Sign returns the ECDSA signature r ‖ s of a SHA-256 digest, verified in
-// software. It recovers once from a TPM that was restarted or a session that was
+// Sign returns the signature of a digest, whose hash is the algorithm's (SHA-384
+// for ES384, SHA-256 otherwise), verified in software: r | s of ECDSA, or
+// RSASSA-PSS. It recovers once from a TPM that was restarted or a session that was
 // lost; what to do about other errors is for the caller to say.
-func (k *Key) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
+func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
+	if want := suites[k.rec.alg].hash.Size(); len(digest) != want {
+		return nil, fmt.Errorf("digest of %d bytes, %s signs %d", len(digest), k.rec.alg, want)
+	}
 	sig, err := k.signOnce(ctx, digest)
 	if err != nil && ctx.Err() == nil && Classify(err) == Gone {
 		sig, err = k.signOnce(ctx, digest)
@@ -24,7 +22,7 @@ func (k *Key) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
 	return sig, err
 }
 
-func (k *Key) signOnce(ctx context.Context, digest [32]byte) ([]byte, error) {
+func (k *Key) signOnce(ctx context.Context, digest []byte) ([]byte, error) {
 	if k.closed.Load() {
 		return nil, ErrClosed
 	}
@@ -32,21 +30,21 @@ func (k *Key) signOnce(ctx context.Context, digest [32]byte) ([]byte, error) {
 }
 
 // sign makes one signature. Part 3, section 20.2, TPM2_Sign.
-func (k *Key) sign(l *link, digest [32]byte) ([]byte, error) {
-	answer, err := authorised(l, k, func(key tpm2.AuthHandle) (*signature, error) { return l.signDigest(key, digest) })
+func (k *Key) sign(l *link, digest []byte) ([]byte, error) {
+	s := suites[k.rec.alg]
+	answer, err := authorised(l, k, func(key tpm2.AuthHandle) (*signature, error) { return l.signDigest(s, key, digest) })
 	if err != nil {
 		return nil, err
 	}
-	sig := make([]byte, SignatureSize)
-	if err := errors.Join(
-		padTo(sig[:SignatureSize/2], answer.r),
-		padTo(sig[SignatureSize/2:], answer.s),
-	); err != nil {
-		return nil, l.breakOff(fmt.Errorf("%w: %w", ErrMalformed, err))
+	// The TPM may leave out leading zeros of each number.
+	sig := make([]byte, s.size)
+	each := s.size / len(answer.numbers)
+	for i, n := range answer.numbers {
+		if err := padTo(sig[i*each:(i+1)*each], n); err != nil {
+			return nil, l.breakOff(fmt.Errorf("%w: %w", ErrMalformed, err))
+		}
 	}
-	r := new(big.Int).SetBytes(sig[:SignatureSize/2])
-	s := new(big.Int).SetBytes(sig[SignatureSize/2:])
-	if !ecdsa.Verify(k.rec.pub, digest[:], r, s) {
+	if !s.verifies(k.rec.pub, digest, sig) {
 		return nil, ErrBadSignature
 	}
 	return sig, nil

@@ -18,7 +18,8 @@ import (
 //	         u32 length of ( u32 session | 2B nonce | u8 attributes | 2B HMAC )
 //	         2B digest, encrypted | 0010: the key's own scheme | 8024 40000007 0000: no ticket
 //	answer   8002 | u32 size | 00000000
-//	         u32 length of ( 0018 ECDSA | 000B SHA-256 | 2B r | 2B s )
+//	         u32 length of ( 0018 ECDSA | 000B SHA-256 or 000C SHA-384 | 2B r | 2B s )
+//	                    or ( 0016 RSAPSS | 000B SHA-256 | 2B signature )
 //	         2B nonce | u8 attributes | 2B HMAC
 //
 // where 2B stands for a u16 length and as many bytes.
@@ -27,18 +28,18 @@ const signCommandSize = 256
 // signDigest executes TPM2_Sign with one session, which authorises it and
 // encrypts the digest. The signature's numbers may be shorter than the curve.
 // Errors are as those of exec.
-func (l *link) signDigest(key tpm2.AuthHandle, digest [32]byte) (*signature, error) {
-	sig, err := l.trySign(key, digest)
+func (l *link) signDigest(s *suite, key tpm2.AuthHandle, digest []byte) (*signature, error) {
+	sig, err := l.trySign(s, key, digest)
 	if err != nil {
 		return nil, fmt.Errorf("TPM2_Sign: %w", l.judge(err))
 	}
 	return sig, nil
 }
 
-// signature is an ECDSA signature as a TPM returns it.
-type signature struct{ r, s []byte }
+// signature is one as a TPM returns it: r and s, or one number.
+type signature struct{ numbers [][]byte }
 
-func (l *link) trySign(key tpm2.AuthHandle, digest [32]byte) (*signature, error) {
+func (l *link) trySign(s *suite, key tpm2.AuthHandle, digest []byte) (*signature, error) {
 	names := []tpm2.TPM2BName{key.Name}
 	command, err := signCommand(key, names, digest)
 	if err != nil {
@@ -51,16 +52,16 @@ func (l *link) trySign(key tpm2.AuthHandle, digest [32]byte) (*signature, error)
 	if rc := tpm2.TPMRC(wire.Code(answer)); rc != tpm2.TPMRCSuccess {
 		return nil, rc
 	}
-	return signAnswer(answer, key.Auth, names)
+	return signAnswer(s, answer, key.Auth, names)
 }
 
-func signCommand(key tpm2.AuthHandle, names []tpm2.TPM2BName, digest [32]byte) ([]byte, error) {
+func signCommand(key tpm2.AuthHandle, names []tpm2.TPM2BName, digest []byte) ([]byte, error) {
 	session := key.Auth
 	if err := session.NewNonceCaller(); err != nil {
 		return nil, err
 	}
 	parameters := make([]byte, 0, 2+len(digest)+2+8)
-	parameters = appendSized(parameters, digest[:])
+	parameters = appendSized(parameters, digest)
 	if err := session.Encrypt(parameters[2:]); err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func signCommand(key tpm2.AuthHandle, names []tpm2.TPM2BName, digest [32]byte) (
 
 // signAnswer reads the answer to a command that succeeded. It believes nothing
 // of it before the session's HMAC is right.
-func signAnswer(answer []byte, session tpm2.Session, names []tpm2.TPM2BName) (*signature, error) {
+func signAnswer(s *suite, answer []byte, session tpm2.Session, names []tpm2.TPM2BName) (*signature, error) {
 	if tag := tpm2.TPMST(binary.BigEndian.Uint16(answer)); tag != tpm2.TPMSTSessions {
 		return nil, fmt.Errorf("tag %#04x, without a session", tag)
 	}
@@ -111,12 +112,15 @@ func signAnswer(answer []byte, session tpm2.Session, names []tpm2.TPM2BName) (*s
 	}
 	in = reader{rest: parameters}
 	algorithm, hash := tpm2.TPMAlgID(in.u16()), tpm2.TPMAlgID(in.u16())
-	sig := &signature{r: in.sized(), s: in.sized()}
+	sig := &signature{numbers: [][]byte{in.sized()}}
+	if s.scheme == tpm2.TPMAlgECDSA {
+		sig.numbers = append(sig.numbers, in.sized())
+	}
 	if err := in.end("signature"); err != nil {
 		return nil, err
 	}
-	if algorithm != tpm2.TPMAlgECDSA || hash != tpm2.TPMAlgSHA256 {
-		return nil, fmt.Errorf("signature by algorithms %#04x and %#04x, not by ECDSA and SHA-256", algorithm, hash)
+	if algorithm != s.scheme || hash != s.hashAlg {
+		return nil, fmt.Errorf("signature by algorithms %#04x and %#04x, not by %#04x and %#04x", algorithm, hash, s.scheme, s.hashAlg)
 	}
 	return sig, nil
 }

@@ -33,12 +33,13 @@ func TestSignCommandIsTheOneThatGoTPMWrites(t *testing.T) {
 	key := tpm2.AuthHandle{
 		Handle: 0x80FFFFFF, Name: tpm2.TPM2BName{Buffer: []byte("\x00\x0bname")}, Auth: tpm2.PasswordAuth([]byte("secret")),
 	}
-	digest := [32]byte{1, 2, 3, 31: 32}
-	ours := heard(func(l *link) error { _, err := l.signDigest(key, digest); return err })
+	digest := make([]byte, 48) // the longest
+	digest[47] = 1
+	ours := heard(func(l *link) error { _, err := l.signDigest(suites[ES384], key, digest); return err })
 	theirs := heard(func(l *link) error {
 		_, err := exec(l, tpm2.Sign{
 			KeyHandle:  key,
-			Digest:     tpm2.TPM2BDigest{Buffer: digest[:]},
+			Digest:     tpm2.TPM2BDigest{Buffer: digest},
 			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
 		})
 		return err
@@ -70,11 +71,11 @@ func TestSignAnswerThatDoesNotFitIsMalformed(t *testing.T) {
 	}
 	sign := func(answer []byte) (*signature, error) {
 		l := &link{conn: liar{answer}, opts: &Options{RetryFor: -1}, life: context.Background()}
-		return l.signDigest(tpm2.AuthHandle{Handle: 1, Auth: tpm2.PasswordAuth(nil)}, [32]byte{})
+		return l.signDigest(suites[ES256], tpm2.AuthHandle{Handle: 1, Auth: tpm2.PasswordAuth(nil)}, make([]byte, 32))
 	}
 	good, err := sign(answer(0x8002, ecdsa+numbers, password))
 	require.NoError(t, err)
-	require.Equal(t, &signature{r: []byte("r"), s: []byte("ss")}, good)
+	require.Equal(t, &signature{numbers: [][]byte{[]byte("r"), []byte("ss")}}, good)
 	for name, bad := range map[string][]byte{
 		"no session":         answer(0x8001, ecdsa+numbers, password),
 		"another algorithm":  answer(0x8002, "\x00\x14\x00\x0b"+numbers, password),

@@ -2,7 +2,7 @@ package tpm
 
 import (
 	"bytes"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -43,8 +43,10 @@ type record struct {
 	StoragePublic []byte `json:"storage_public"` // TPMT_PUBLIC of the storage root key, pinned
 	Name          string `json:"name,omitempty"` // of the machine, as in key.json
 
-	key *object          // from Public
-	pub *ecdsa.PublicKey // from Public
+	// From Public.
+	key *object
+	pub crypto.PublicKey
+	alg Algorithm
 }
 
 // readRecord returns nil when dir is new.
@@ -96,34 +98,33 @@ func (r *record) derive() (err error) {
 	if err := checkAuth("signing key's", r.Auth); err != nil {
 		return err
 	}
-	if r.key, r.pub, err = parseSigningKey(r.Public); err != nil {
+	if err := r.parse(); err != nil {
 		return err
 	}
 	_, err = parseObject(r.StoragePublic)
 	return err
 }
 
-// parseSigningKey reads the public area of a signing key of ours.
-func parseSigningKey(raw []byte) (*object, *ecdsa.PublicKey, error) {
-	o, err := parseObject(raw)
-	if err != nil {
-		return nil, nil, err
+// parse reads the public area, which is that of a signing key of ours.
+func (r *record) parse() (err error) {
+	if r.key, err = parseObject(r.Public); err != nil {
+		return err
 	}
-	if !o.madeBy(signingTemplate()) {
-		return nil, nil, errors.New("the public area is not that of a signing key")
+	for _, a := range algorithms {
+		if r.key.madeBy(a.signingTemplate()) {
+			r.alg = a
+			r.pub, err = publicKey(&r.key.public)
+			return err
+		}
 	}
-	pub, err := ecdsaKey(&o.public)
-	if err != nil {
-		return nil, nil, err
-	}
-	return o, pub, nil
+	return errors.New("the public area is not that of a signing key")
 }
 
 // KeyInfo is one entry of a keys.file: what a verifier has to know of a key.
 type KeyInfo struct {
 	KID       string `json:"kid"` // TPM Name of the key, hex
 	Name      string `json:"name,omitempty"`
-	Alg       string `json:"alg"`        // always ES256
+	Alg       string `json:"alg"`        // ES256, ES384 or PS256
 	PublicKey string `json:"public_key"` // PEM
 	TPMPublic []byte `json:"tpm_public"` // TPMT_PUBLIC, whose digest is in KID
 }
@@ -141,7 +142,7 @@ func (r *record) info() (KeyInfo, error) {
 	return KeyInfo{
 		KID:       hex.EncodeToString(r.key.name.Buffer),
 		Name:      r.Name,
-		Alg:       "ES256",
+		Alg:       string(r.alg),
 		PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
 		TPMPublic: r.Public,
 	}, nil
@@ -202,7 +203,7 @@ func ReadKeyInfo(dir string) (KeyInfo, error) {
 	}
 	have := doc.Keys[0]
 	r := record{Public: have.TPMPublic, Name: have.Name}
-	if r.key, r.pub, err = parseSigningKey(r.Public); err != nil {
+	if err := r.parse(); err != nil {
 		return KeyInfo{}, damaged(dir, infoFile, err)
 	}
 	want, err := r.info()

@@ -2,7 +2,6 @@ package tpmattest
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"errors"
 
 	"github.com/telemark-otel/telemark/internal/registry/api"
@@ -91,14 +90,17 @@ func ParseAK(public []byte) (*AK, error) {
 }
 
 // Key is a signing key: unrestricted, signing, not decrypting, fixed, made by
-// its TPM, ECDSA on P-256.
+// its TPM.
 type Key struct {
-	Public *ecdsa.PublicKey
-	Name   []byte // the kid
-	TPM    []byte // TPMT_PUBLIC
+	Public    crypto.PublicKey // *ecdsa.PublicKey or *rsa.PublicKey
+	Algorithm string           // ES256, ES384 or PS256
+	Name      []byte           // the kid
+	TPM       []byte           // TPMT_PUBLIC
 }
 
 // ParseKey reads a TPMT_PUBLIC, recomputes its Name and checks every attribute.
+// Accepted are ECDSA on P-256 with SHA-256 (ES256) and on P-384 with SHA-384
+// (ES384), and RSASSA-PSS of 2048 bits with SHA-256 (PS256).
 func ParseKey(public []byte) (*Key, error) {
 	p, err := parsePublic(public)
 	switch {
@@ -110,9 +112,24 @@ func ParseKey(public []byte) (*Key, error) {
 	if err := p.obeys(keyRules); err != nil {
 		return nil, err
 	}
-	key, ok := p.key.(*ecdsa.PublicKey)
-	if !ok || p.curve != curveP256 || p.nameAlg != algSHA256 || p.symAlg != algNull || p.scheme != (scheme{algECDSA, algSHA256}) {
-		return nil, api.Refuse(api.KeyUnsupported, "key type %#04x, curve %#04x, scheme %#04x with hash %#04x: wanted is ECDSA on P-256 with SHA-256", p.typ, p.curve, p.scheme.alg, p.scheme.hash)
+	algorithm := p.signs()
+	if algorithm == "" || p.nameAlg != algSHA256 || p.symAlg != algNull {
+		return nil, api.Refuse(api.KeyUnsupported, "key type %#04x, curve %#04x, scheme %#04x with hash %#04x: wanted is ECDSA on P-256 with SHA-256 or on P-384 with SHA-384, or RSASSA-PSS of 2048 bits with SHA-256",
+			p.typ, p.curve, p.scheme.alg, p.scheme.hash)
 	}
-	return &Key{Public: key, Name: p.name, TPM: public}, nil
+	return &Key{Public: p.key, Algorithm: algorithm, Name: p.name, TPM: public}, nil
+}
+
+// signs names what a signing key signs with, "" for nothing that is accepted.
+func (p *public) signs() string {
+	switch {
+	case p.typ == algECC && p.curve == curveP256 && p.scheme == scheme{algECDSA, algSHA256}:
+		return "ES256"
+	case p.typ == algECC && p.curve == curveP384 && p.scheme == scheme{algECDSA, algSHA384}:
+		return "ES384"
+	case p.typ == algRSA && p.rsaBits == 2048 && p.scheme == scheme{algRSAPSS, algSHA256}:
+		return "PS256"
+	default:
+		return ""
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/receipt"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tpmattest"
 	"github.com/telemark-otel/telemark/internal/tpmattest/attesttest"
@@ -156,7 +157,6 @@ func TestKeyAttributesAreEachRefused(t *testing.T) {
 	key := parseKey(t, o)
 	require.Equal(t, o.Name.Buffer, key.Name)
 	require.Equal(t, good, key.TPM)
-	p384 := m.Primary(tpm2.TPMRHOwner, attesttest.ECDSA(tpm2.TPMECCNistP384, attesttest.KeyAttributes, "")).Public
 	rsa := m.Primary(tpm2.TPMRHOwner, attesttest.RSASSA(attesttest.KeyAttributes)).Public
 	for reason, publics := range map[api.Reason][][]byte{
 		api.KeyRestricted:  {withAttributes(good, with(bitRestricted))},
@@ -164,13 +164,28 @@ func TestKeyAttributesAreEachRefused(t *testing.T) {
 		api.KeyDecrypts:    {withAttributes(good, with(bitDecrypt))},
 		api.KeyNotFixed:    {withAttributes(good, without(bitFixedTPM)), withAttributes(good, without(bitFixedParent)), withAttributes(good, with(bitEncryptedDup))},
 		api.KeyImported:    {withAttributes(good, without(bitSensitiveDataOrigin))},
-		api.KeyUnsupported: {p384, rsa, withAttributes(good, with(bitX509Sign)), patched(good, 2, 0, 0x0C)},
+		api.KeyUnsupported: {rsa, withAttributes(good, with(bitX509Sign)), patched(good, 2, 0, 0x0C)},
 		api.KeyMalformed:   {nil, good[:len(good)-1], append(slices.Clip(good), 0), withAttributes(good, with(bitReserved))},
 	} {
 		for i, public := range publics {
 			_, err := tpmattest.ParseKey(public)
 			require.Equal(t, reason, api.ReasonOf(err), "%s, %d: %v", reason, i, err)
 		}
+	}
+}
+
+func TestSigningKeysOfEveryAlgorithmAreTold(t *testing.T) {
+	m := attesttest.New(t)
+	for want, template := range map[string]tpm2.TPMTPublic{
+		"ES256": attesttest.Key(),
+		"ES384": attesttest.ECDSA(tpm2.TPMECCNistP384, attesttest.KeyAttributes, ""),
+		"PS256": attesttest.RSAPSS(attesttest.KeyAttributes),
+	} {
+		key := parseKey(t, m.Primary(tpm2.TPMRHOwner, template))
+		require.Equal(t, want, key.Algorithm)
+		algorithm, err := receipt.ParseAlgorithm(key.Algorithm)
+		require.NoError(t, err)
+		require.NoError(t, algorithm.Takes(key.Public))
 	}
 }
 

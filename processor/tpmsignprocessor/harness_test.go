@@ -88,7 +88,7 @@ func (f *fakeTPM) crash() {
 
 var errDead = errors.New("the TPM is gone")
 
-func (f *fakeTPM) Sign(ctx context.Context, sum [32]byte) ([]byte, error) {
+func (f *fakeTPM) Sign(ctx context.Context, sum []byte) ([]byte, error) {
 	if f.delay > 0 {
 		select {
 		case <-time.After(f.delay):
@@ -99,7 +99,7 @@ func (f *fakeTPM) Sign(ctx context.Context, sum [32]byte) ([]byte, error) {
 	if f.dead.Load() {
 		return nil, errDead
 	}
-	r, s, err := ecdsa.Sign(rand.Reader, f.key, sum[:])
+	r, s, err := ecdsa.Sign(rand.Reader, f.key, sum)
 	if err != nil {
 		return nil, err
 	}

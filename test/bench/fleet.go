@@ -159,7 +159,7 @@ func startCollector(ctx context.Context, w wiring) (*collector, error) {
 	}
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := c.Ready(ready, c.health); err != nil {
+	if err := c.Ready(ready, nil, c.health); err != nil {
 		c.close()
 		return nil, err
 	}

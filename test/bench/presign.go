@@ -47,8 +47,8 @@ func newSoftwareKey() (*softwareKey, error) {
 }
 
 // Sign implements group.Signer.
-func (k *softwareKey) Sign(_ context.Context, sum [32]byte) ([]byte, error) {
-	r, s, err := ecdsa.Sign(rand.Reader, k.private, sum[:])
+func (k *softwareKey) Sign(_ context.Context, sum []byte) ([]byte, error) {
+	r, s, err := ecdsa.Sign(rand.Reader, k.private, sum)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func TestFaultsFollowTheFile(t *testing.T) {
 	k, err := d.OpenKey(t.Context(), tpm.KeyOptions{Dir: filepath.Join(t.TempDir(), "key")})
 	require.NoError(t, err)
 	class := func() tpm.Class {
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		return tpm.Classify(err)
 	}
 	require.Equal(t, tpm.OK, class())
@@ -94,7 +94,7 @@ func TestFaultsStrikeWhenTheyShould(t *testing.T) {
 	proxy.Set(tpmproxy.Fault{Command: sign, Skip: 2, Times: 2, Action: tpmproxy.Code, Code: uint32(tpm2.TPMRCRetry)})
 	var got strings.Builder
 	for range 6 {
-		_, err := k.Sign(t.Context(), [32]byte{})
+		_, err := k.Sign(t.Context(), make([]byte, 32))
 		got.WriteString(map[bool]string{true: "+", false: "-"}[err == nil])
 	}
 	require.Equal(t, "++--++", got.String())
@@ -103,7 +103,7 @@ func TestFaultsStrikeWhenTheyShould(t *testing.T) {
 
 	proxy.Set(tpmproxy.Fault{Delay: tpmproxy.Duration(60 * time.Millisecond)})
 	begun := time.Now()
-	_, err = k.Sign(t.Context(), [32]byte{})
+	_, err = k.Sign(t.Context(), make([]byte, 32))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, time.Since(begun), 60*time.Millisecond)
 }

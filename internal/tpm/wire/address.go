@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -26,7 +27,9 @@ type Address struct {
 	Target string // path, or host:port
 }
 
-const forms = "accepted are the path of a character device or socket (/dev/tpmrm0), unix:PATH, tcp:HOST:PORT and swtpm:DIR"
+const forms = "accepted are the path of a character device or socket (/dev/tpmrm0), unix:PATH, tcp:HOST:PORT and swtpm:DIR, and of TCTI configurations device:PATH and swtpm:host=HOST,port=PORT"
+
+var errPort = errors.New("the port is not between 1 and 65535")
 
 var scheme = regexp.MustCompile(`^[A-Za-z0-9+.-]+:`)
 
@@ -50,6 +53,12 @@ func ParseAddress(s string) (Address, error) {
 	case target == "":
 		return refuse("nothing follows " + prefix)
 	}
+	if a, ok, err := tcti(name, target); ok {
+		if err != nil {
+			return refuse(err.Error())
+		}
+		return a, nil
+	}
 	switch name {
 	case "unix":
 		return Address{Unix, filepath.Clean(target)}, nil
@@ -64,7 +73,7 @@ func ParseAddress(s string) (Address, error) {
 			return refuse("tcp: takes HOST:PORT")
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return refuse("the port is not between 1 and 65535")
+			return refuse(errPort.Error())
 		}
 		return Address{TCP, target}, nil
 	default:

@@ -31,17 +31,26 @@ func ECDSA(curve tpm2.TPMECCCurve, attributes tpm2.TPMAObject, seed string) tpm2
 	}
 }
 
-// RSASSA is the template of an RSA-2048 signing key.
+// RSASSA is the template of an RSA-2048 key that signs by PKCS #1 v1.5.
 func RSASSA(attributes tpm2.TPMAObject) tpm2.TPMTPublic {
+	return rsa2048(attributes, tpm2.TPMTRSAScheme{
+		Scheme:  tpm2.TPMAlgRSASSA,
+		Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256}),
+	})
+}
+
+// RSAPSS is the template of an RSA-2048 key that signs by PSS.
+func RSAPSS(attributes tpm2.TPMAObject) tpm2.TPMTPublic {
+	return rsa2048(attributes, tpm2.TPMTRSAScheme{
+		Scheme:  tpm2.TPMAlgRSAPSS,
+		Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSAPSS, &tpm2.TPMSSigSchemeRSAPSS{HashAlg: tpm2.TPMAlgSHA256}),
+	})
+}
+
+func rsa2048(attributes tpm2.TPMAObject, scheme tpm2.TPMTRSAScheme) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgRSA, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: attributes,
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{
-			Scheme: tpm2.TPMTRSAScheme{
-				Scheme:  tpm2.TPMAlgRSASSA,
-				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256}),
-			},
-			KeyBits: 2048,
-		}),
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{Scheme: scheme, KeyBits: 2048}),
 	}
 }
 
