@@ -1,8 +1,6 @@
 package keyfile
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -25,13 +23,18 @@ const (
 // File is the whole file.
 type File struct {
 	Keys []Entry `json:"keys"`
+	// Policies are demands on groups of keys.
+	Policies []Policy `json:"policies,omitempty"`
+	// Regions are areas that location policies may name, as GeoJSON, beside
+	// those that the verifier was given.
+	Regions map[string]json.RawMessage `json:"regions,omitempty"`
 }
 
 // Entry is one key. `telemark key show` prints it.
 type Entry struct {
 	KID       string `json:"kid"`                  // TPM Name in hexadecimal: 000b and 32 bytes
 	Name      string `json:"name"`                 // of the machine
-	Algorithm string `json:"alg"`                  // ES256
+	Algorithm string `json:"alg"`                  // ES256, ES384 or PS256
 	PublicKey string `json:"public_key"`           // PEM, PUBLIC KEY
 	TPMPublic []byte `json:"tpm_public,omitempty"` // base64 of the TPMT_PUBLIC
 
@@ -58,16 +61,6 @@ type Entry struct {
 	Location *Location `json:"location,omitempty"`
 }
 
-// Location is a location policy.
-type Location struct {
-	Required    *bool           `json:"required,omitempty"` // true when absent
-	Sources     []string        `json:"sources,omitempty"`
-	MaxAge      string          `json:"max_age,omitempty"`      // a duration like 10m
-	MaxAccuracy float64         `json:"max_accuracy,omitempty"` // metres
-	Within      json.RawMessage `json:"within,omitempty"`       // GeoJSON geometry
-	Mode        string          `json:"mode,omitempty"`
-}
-
 // ParseEntry reads one key, as strictly as a whole file. What it does not say of
 // its policy is taken from defaults.
 func ParseEntry(content []byte, defaults *policy.Policy) (*verdict.Key, error) {
@@ -78,16 +71,18 @@ func ParseEntry(content []byte, defaults *policy.Policy) (*verdict.Key, error) {
 	if err := decodeStrictly(content, &e); err != nil {
 		return nil, err
 	}
-	return e.key(defaults)
+	return e.key(defaults, nil)
 }
 
 // CheckPolicy judges what the entry says of its policy, and nothing else of it.
+// Which regions there are, only a verifier knows.
 func (e *Entry) CheckPolicy() error {
-	_, err := e.policy(&policy.Policy{})
+	d := e.own()
+	_, err := d.over(&policy.Policy{Regions: policy.AnyRegions()})
 	return err
 }
 
-func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
+func (e *Entry) key(defaults *policy.Policy, groups *groups) (*verdict.Key, error) {
 	kid, err := hex.DecodeString(e.KID)
 	if err != nil || len(kid) != kidLen || kid[0] != 0x00 || kid[1] != 0x0b {
 		return nil, errors.New(`"kid" is not a TPM Name: 000b and 64 hexadecimal digits, as "telemark key show" prints it`)
@@ -111,7 +106,7 @@ func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
 	if err := e.validity(k); err != nil {
 		return nil, err
 	}
-	if k.Policy, err = e.policy(defaults); err != nil {
+	if k.Policy, err = e.policy(defaults, groups); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -119,11 +114,11 @@ func (e *Entry) key(defaults *policy.Policy) (*verdict.Key, error) {
 
 func (e *Entry) publicKey(k *verdict.Key) error {
 	if e.Algorithm == "" {
-		return errors.New(`there is no "alg", take ES256`)
+		return errors.New(`there is no "alg", take ES256 for a key on P-256`)
 	}
 	var err error
 	if k.Algorithm, err = receipt.ParseAlgorithm(e.Algorithm); err != nil {
-		return fmt.Errorf(`"alg" is %.32q, only ES256 is known`, e.Algorithm)
+		return fmt.Errorf(`"alg" is %.32q, want ES256, ES384 or PS256`, e.Algorithm)
 	}
 	block, rest := pem.Decode([]byte(e.PublicKey))
 	if block == nil || block.Type != "PUBLIC KEY" {
@@ -136,15 +131,14 @@ func (e *Entry) publicKey(k *verdict.Key) error {
 	if err != nil {
 		return fmt.Errorf(`"public_key" cannot be read: %w`, err)
 	}
-	ec, ok := public.(*ecdsa.PublicKey)
-	if !ok || ec.Curve != elliptic.P256() {
-		return errors.New(`"public_key" is not on P-256, which ES256 needs`)
+	if err := k.Algorithm.Takes(public); err != nil {
+		return fmt.Errorf(`"public_key" is not one of %s: %w`, e.Algorithm, err)
 	}
-	k.Public = ec
+	k.Public = public
 	if len(e.TPMPublic) == 0 {
 		return nil
 	}
-	return checkTPMPublic(e.TPMPublic, []byte(k.KID), ec)
+	return checkTPMPublic(e.TPMPublic, []byte(k.KID), public)
 }
 
 func (e *Entry) validity(k *verdict.Key) error {
@@ -161,56 +155,4 @@ func (e *Entry) validity(k *verdict.Key) error {
 		return errors.New(`"revoked" is "superseded" and there is no "not_after": say until when the key was used, or give another reason`)
 	}
 	return nil
-}
-
-func (e *Entry) policy(defaults *policy.Policy) (*policy.Policy, error) {
-	if e.Bind == nil && e.BindRequired == nil && e.Freshness == "" && e.Location == nil && e.RequireEvidence == "" {
-		return defaults, nil
-	}
-	p := *defaults
-	var err error
-	if e.RequireEvidence != "" {
-		if p.Genuine, err = policy.ParseRequireEvidence(e.RequireEvidence); err != nil {
-			return nil, fmt.Errorf(`"require_evidence": %w`, err)
-		}
-	}
-	if e.Bind != nil || e.BindRequired != nil {
-		if p.Bind, err = policy.ParseBind(e.Bind, e.BindRequired); err != nil {
-			return nil, fmt.Errorf(`"bind": %w`, err)
-		}
-	}
-	if e.Freshness != "" {
-		if p.Freshness, err = policy.ParseFreshness(e.Freshness); err != nil {
-			return nil, err
-		}
-	}
-	if e.Location != nil {
-		if p.Location, err = e.Location.policy(); err != nil {
-			return nil, fmt.Errorf(`"location": %w`, err)
-		}
-	}
-	return &p, nil
-}
-
-func (l *Location) policy() (*policy.Location, error) {
-	p := &policy.Location{
-		Required:    l.Required == nil || *l.Required,
-		Sources:     l.Sources,
-		MaxAccuracy: l.MaxAccuracy,
-	}
-	var err error
-	if l.MaxAge != "" {
-		if p.MaxAge, err = time.ParseDuration(l.MaxAge); err != nil {
-			return nil, fmt.Errorf(`"max_age": %w`, err)
-		}
-	}
-	if p.Mode, err = policy.ParseMode(l.Mode); err != nil {
-		return nil, err
-	}
-	if len(l.Within) > 0 {
-		if p.Within, err = policy.ParseArea(l.Within); err != nil {
-			return nil, fmt.Errorf(`"within": %w`, err)
-		}
-	}
-	return p, p.Validate()
 }

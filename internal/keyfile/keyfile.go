@@ -65,12 +65,20 @@ func parse(content []byte, defaults *policy.Policy) (*Set, error) {
 	if len(f.Keys) > MaxKeys {
 		return nil, fmt.Errorf("it holds %d keys, at most %d are allowed", len(f.Keys), MaxKeys)
 	}
+	defaults, err := withRegions(defaults, f.Regions)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := newGroups(f.Policies, defaults)
+	if err != nil {
+		return nil, err
+	}
 	s := &Set{
 		keys:  make(map[string]*verdict.Key, len(f.Keys)),
 		named: map[string]map[string]struct{}{},
 	}
 	for i := range f.Keys {
-		k, err := f.Keys[i].key(defaults)
+		k, err := f.Keys[i].key(defaults, groups)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Keys[i].title(i), err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/geo"
 	"github.com/telemark-otel/telemark/internal/policy"
 	"github.com/telemark-otel/telemark/internal/receipt"
 	"github.com/telemark-otel/telemark/internal/verdict"
@@ -113,7 +114,7 @@ func TestParseReadsWhatEntryWrites(t *testing.T) {
 	require.Equal(t, []policy.Binding{{Attribute: "host.name"}, {Attribute: "site", Label: "site", Required: true}}, k.Policy.Bind)
 	require.Equal(t, 10*time.Minute, k.Policy.Location.MaxAge)
 	require.True(t, k.Policy.Location.Required)
-	require.True(t, k.Policy.Location.Within.Contains(52.2, 13.8))
+	require.True(t, k.Policy.Location.Within.Contains(geo.Position{Latitude: 52.2, Longitude: 13.8}))
 
 	kid, err = hex.DecodeString(plain.KID)
 	require.NoError(t, err)
@@ -179,7 +180,7 @@ func TestParseRefusesAndNamesKeyAndWayOut(t *testing.T) {
 		"location of nothing":    {func(e *Entry) { no := false; e.Location = &Location{Required: &no} }, "no effect"},
 		"location max_age":       {func(e *Entry) { e.Location = &Location{MaxAge: "10"} }, `"max_age"`},
 		"location within":        {func(e *Entry) { e.Location = &Location{Within: json.RawMessage(`{"type":"Point"}`)} }, `"within"`},
-		"location mode":          {func(e *Entry) { e.Location = &Location{Mode: "near"} }, "centre"},
+		"location mode":          {func(e *Entry) { e.Location = &Location{Mode: "near"} }, "strict or centre"},
 		"too many labels": {func(e *Entry) {
 			e.Labels = map[string]string{}
 			for i := range maxLabels + 1 {

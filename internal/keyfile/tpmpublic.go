@@ -2,7 +2,7 @@ package keyfile
 
 import (
 	"bytes"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -18,7 +18,7 @@ const maxTPMPublic = 4096
 // 16):
 //
 //	Name = 000b | SHA-256(TPMT_PUBLIC)
-func checkTPMPublic(area, kid []byte, key *ecdsa.PublicKey) error {
+func checkTPMPublic(area, kid []byte, key crypto.PublicKey) error {
 	if len(area) > maxTPMPublic {
 		return fmt.Errorf(`"tpm_public" has %d bytes, at most %d are allowed`, len(area), maxTPMPublic)
 	}
@@ -40,7 +40,7 @@ func checkTPMPublic(area, kid []byte, key *ecdsa.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf(`"tpm_public" holds no key: %w`, err)
 	}
-	if !key.Equal(got) {
+	if same, ok := key.(interface{ Equal(x crypto.PublicKey) bool }); !ok || !same.Equal(got) {
 		return errors.New(`"tpm_public" holds another key than "public_key"`)
 	}
 	a := public.ObjectAttributes

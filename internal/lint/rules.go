@@ -212,4 +212,18 @@ var rules = []Rule{
 		Instead: "Configure `tls: {cert_file: …, key_file: …}`, or an endpoint on localhost.",
 		check:   plaintextListener,
 	},
+	{
+		ID: "location-over-network", Severity: Warning,
+		Title:   "an agent asks a gpsd on the network where it is",
+		Why:     "gpsd speaks in clear and proves nothing: whoever is on the way, or poses as that machine, says where this one is, and it signs that.",
+		Instead: "Run gpsd on the machine itself with endpoint localhost:2947, or bring the position over a protected connection into a file (`location: {file: …}`).",
+		check:   locationOverNetwork,
+	},
+	{
+		ID: "speed-not-judged", Severity: Warning,
+		Title:   "max_speed is asked for where no positions are kept",
+		Why:     "With mode check nothing is claimed and nothing remembered, so that impossible travel is never noticed here.",
+		Instead: "Set max_speed at the tpmverify that enforces.",
+		check:   speedNotJudged,
+	},
 }

@@ -15,6 +15,12 @@ type server struct {
 	addr string
 }
 
+// encrypts reports whether the listener speaks TLS: the section is there and
+// not switched off.
+func (s server) encrypts() bool {
+	return s.cfg["tls"] != nil && s.cfg.at("tls").flag("enabled", true)
+}
+
 // open reports whether the listener can be reached from other machines.
 func (s server) open() bool {
 	return s.addr != "" && !loopback(s.addr) && s.cfg.text("transport") != "unix"
@@ -123,7 +129,7 @@ func reportClient(peer server, report reporter) {
 func plaintextListener(m *model, report reporter) {
 	for _, c := range m.all() {
 		for _, srv := range servers(c) {
-			if srv.open() && srv.cfg["tls"] == nil {
+			if srv.open() && !srv.encrypts() {
 				report(append(srv.path, "endpoint"), srv.addr+" without tls")
 			}
 		}

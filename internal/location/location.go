@@ -1,13 +1,20 @@
 // Package location gives the agent's own position for the location claim of a
 // receipt: EAT (RFC 9711, label 264), WGS 84.
 //
-// It holds the [Source] seam and the static source, which says what the
-// operator configured. Sources that ask a device (gpsd, a file kept by somebody
-// else) are to come; they keep their own goroutine and answer from memory.
-// Whether a position is believed is for the verifier's policy to say.
+// Sources: what the operator wrote down ([Static]), a receiver behind gpsd
+// ([GPSD], the JSON protocol of gpsd, protocol version 3), and a file that
+// somebody else keeps, a modem's or a sensor's daemon ([File]). The latter two
+// run in a goroutine of their own and answer from memory. A position that is not
+// known is not claimed, and one that has grown too old is not known any more.
+// [Coarse] takes precision away before a claim leaves the machine.
+//
+// Whether a position is believed is for the verifier's policy to say. What this
+// package leaves out: other protocols of receivers, and any proof that the
+// receiver is not lied to.
 package location
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -28,7 +35,28 @@ type Source interface {
 	Location(now time.Time) *receipt.Location
 }
 
-// Errors of [NewStatic].
+// Live is a Source that has to run to know anything.
+type Live interface {
+	Source
+	// Run keeps the position current until ctx is done. It is called once.
+	Run(ctx context.Context)
+	// Status says what is known at now, for people.
+	Status(now time.Time) Status
+}
+
+// Status is how a source stands.
+type Status struct {
+	// Problem is why nothing newer is known, "" when all is well.
+	Problem string
+	// Receiver is what is known of who says so: a device, a sensor. "" for none.
+	Receiver string
+	// Quality is the kind of the last fix: "2D", "3D"; "" when not known.
+	Quality string
+	// Satellites used and seen, -1 when not known.
+	Used, Seen int
+}
+
+// Errors of positions that cannot be.
 var (
 	ErrLatitude  = errors.New("latitude must lie in -90 to 90 degrees")
 	ErrLongitude = errors.New("longitude must lie in -180 to 180 degrees")
@@ -54,19 +82,27 @@ type Static struct {
 // NewStatic returns the source of a fixed position: degrees, and metres or nil
 // for unknown.
 func NewStatic(latitude, longitude float64, altitude, accuracy *float64) (*Static, error) {
-	if !within(latitude, -90, 90) {
-		return nil, fmt.Errorf("%w, not %v", ErrLatitude, latitude)
-	}
-	if !within(longitude, -180, 180) {
-		return nil, fmt.Errorf("%w, not %v", ErrLongitude, longitude)
-	}
-	if altitude != nil && !within(*altitude, minAltitude, maxAltitude) {
-		return nil, fmt.Errorf("%w, not %v", ErrAltitude, *altitude)
-	}
-	if accuracy != nil && !within(*accuracy, 0, maxAccuracy) {
-		return nil, fmt.Errorf("%w, not %v", ErrAccuracy, *accuracy)
+	if err := check(latitude, longitude, altitude, accuracy); err != nil {
+		return nil, err
 	}
 	return &Static{latitude: latitude, longitude: longitude, altitude: clone(altitude), accuracy: clone(accuracy)}, nil
+}
+
+// check refuses what is nowhere.
+func check(latitude, longitude float64, altitude, accuracy *float64) error {
+	if !within(latitude, -90, 90) {
+		return fmt.Errorf("%w, not %v", ErrLatitude, latitude)
+	}
+	if !within(longitude, -180, 180) {
+		return fmt.Errorf("%w, not %v", ErrLongitude, longitude)
+	}
+	if altitude != nil && !within(*altitude, minAltitude, maxAltitude) {
+		return fmt.Errorf("%w, not %v", ErrAltitude, *altitude)
+	}
+	if accuracy != nil && !within(*accuracy, 0, maxAccuracy) {
+		return fmt.Errorf("%w, not %v", ErrAccuracy, *accuracy)
+	}
+	return nil
 }
 
 // Location implements [Source].

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/geo"
 	"github.com/telemark-otel/telemark/internal/reason"
 )
 
@@ -23,6 +24,9 @@ const (
 	// Centre asks that the position itself lies inside; points on the
 	// boundary do.
 	Centre Mode = iota
+	// Strict asks that the whole circle of the accuracy does. A position
+	// without accuracy is then too inaccurate.
+	Strict
 )
 
 // String returns the configured form.
@@ -30,6 +34,8 @@ func (m Mode) String() string {
 	switch m {
 	case Centre:
 		return "centre"
+	case Strict:
+		return "strict"
 	default:
 		return fmt.Sprintf("mode(%d)", int(m))
 	}
@@ -40,8 +46,10 @@ func ParseMode(s string) (Mode, error) {
 	switch s {
 	case "", "centre":
 		return Centre, nil
+	case "strict":
+		return Strict, nil
 	default:
-		return 0, fmt.Errorf("mode %q is not known, take centre", s)
+		return 0, fmt.Errorf("mode %.64q is not known, take strict or centre", s)
 	}
 }
 
@@ -58,17 +66,33 @@ type Location struct {
 	// MaxAccuracy in metres is the coarsest accuracy; 0 asks nothing. A claim
 	// without accuracy is then too coarse.
 	MaxAccuracy float64
-	// Within is the allowed area, nil everywhere.
-	Within *Area
-	Mode   Mode
+	// Within and Regions are the allowed areas: one of them has to hold the
+	// position. Without any it is everywhere.
+	Within  *Area
+	Regions []*Region
+	Mode    Mode
+	// MaxSpeed in metres per second bounds the way from one position of the key
+	// to the next; 0 asks nothing. It is not judged here, but where what was
+	// accepted before is known (package replay).
+	MaxSpeed float64
 }
 
 // Errors of [Location.Validate].
 var (
 	ErrMaxAge      = errors.New("max_age must not be negative")
 	ErrMaxAccuracy = errors.New("max_accuracy must be a number of metres, not negative")
-	ErrNothing     = errors.New("a location policy that asks for nothing has no effect: set required, sources, max_age, max_accuracy or within")
+	ErrMaxSpeed    = errors.New("max_speed must be a number of kilometres per hour, 0 to 1000000")
+	ErrMode        = errors.New("mode: strict needs an area: set within or regions")
+	ErrNothing     = errors.New("a location policy that asks for nothing has no effect: set required, sources, max_age, max_accuracy, within, regions or max_speed")
 )
+
+// kmh is a kilometre per hour in metres per second.
+const kmh = 1 / 3.6
+
+// SetMaxSpeed takes the configured form.
+func (l *Location) SetMaxSpeed(kilometresPerHour float64) { l.MaxSpeed = kilometresPerHour * kmh }
+
+const maxSpeed = 1e6 * kmh
 
 // Validate checks the numbers.
 func (l *Location) Validate() error {
@@ -77,13 +101,19 @@ func (l *Location) Validate() error {
 		return fmt.Errorf("%w: %v", ErrMaxAge, l.MaxAge)
 	case math.IsNaN(l.MaxAccuracy), math.IsInf(l.MaxAccuracy, 0), l.MaxAccuracy < 0:
 		return fmt.Errorf("%w: %v", ErrMaxAccuracy, l.MaxAccuracy)
+	case !(l.MaxSpeed >= 0 && l.MaxSpeed <= maxSpeed):
+		return fmt.Errorf("%w: %v", ErrMaxSpeed, l.MaxSpeed/kmh)
 	case slices.Contains(l.Sources, ""):
 		return errors.New("sources must not hold an empty name")
-	case !l.Required && len(l.Sources) == 0 && l.MaxAge == 0 && l.MaxAccuracy == 0 && l.Within == nil:
+	case l.Mode != Centre && !l.fenced():
+		return ErrMode
+	case !l.Required && len(l.Sources) == 0 && l.MaxAge == 0 && l.MaxAccuracy == 0 && !l.fenced() && l.MaxSpeed == 0:
 		return ErrNothing
 	}
 	return nil
 }
+
+func (l *Location) fenced() bool { return l.Within != nil || len(l.Regions) > 0 }
 
 func (l *Location) judge(got *block.Location, signed time.Time) error {
 	if got == nil {
@@ -100,19 +130,78 @@ func (l *Location) judge(got *block.Location, signed time.Time) error {
 			return err
 		}
 	}
-	if l.MaxAccuracy > 0 {
-		if got.Accuracy == nil {
-			return reason.New(reason.LocationTooInaccurate, "the accuracy is unknown, %g m is required", l.MaxAccuracy)
-		}
-		// Written so that a NaN is refused.
-		if !(*got.Accuracy >= 0 && *got.Accuracy <= l.MaxAccuracy) {
-			return reason.New(reason.LocationTooInaccurate, "the accuracy is %g m, %g m is required", *got.Accuracy, l.MaxAccuracy)
-		}
+	if err := l.judgeAccuracy(got); err != nil {
+		return err
 	}
-	if l.Within != nil && !l.Within.allows(got, l.Mode) {
-		return reason.New(reason.LocationOutside, "%.5f, %.5f is outside", got.Latitude, got.Longitude)
+	if l.fenced() && !l.inside(got) {
+		return l.outside(got)
 	}
 	return nil
+}
+
+func (l *Location) judgeAccuracy(got *block.Location) error {
+	switch {
+	case l.MaxAccuracy <= 0 && l.Mode == Centre:
+		return nil
+	case got.Accuracy == nil && l.MaxAccuracy <= 0:
+		return reason.New(reason.LocationTooInaccurate, "the accuracy is unknown, mode %s needs one", l.Mode)
+	case got.Accuracy == nil:
+		return reason.New(reason.LocationTooInaccurate, "the accuracy is unknown, %g m is required", l.MaxAccuracy)
+	case !(*got.Accuracy >= 0): // written so that a NaN is refused
+		return reason.New(reason.LocationTooInaccurate, "the accuracy is %g m", *got.Accuracy)
+	case l.MaxAccuracy > 0 && *got.Accuracy > l.MaxAccuracy:
+		return reason.New(reason.LocationTooInaccurate, "the accuracy is %g m, %g m is required", *got.Accuracy, l.MaxAccuracy)
+	default:
+		return nil
+	}
+}
+
+func (l *Location) inside(got *block.Location) bool {
+	p := geo.Position{Latitude: got.Latitude, Longitude: got.Longitude}
+	if l.Within != nil && l.Mode.holds(l.Within, p, got.Accuracy) {
+		return true
+	}
+	for _, r := range l.Regions {
+		if r.Area != nil && l.Mode.holds(r.Area, p, got.Accuracy) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds is false for modes that are not known.
+func (m Mode) holds(a *Area, p geo.Position, accuracy *float64) bool {
+	switch m {
+	case Centre:
+		return a.Contains(p)
+	case Strict:
+		return accuracy != nil && a.ContainsCircle(p, *accuracy)
+	default:
+		return false
+	}
+}
+
+func (l *Location) outside(got *block.Location) error {
+	if l.Mode == Strict {
+		centre := Location{Within: l.Within, Regions: l.Regions}
+		if centre.inside(got) {
+			return reason.New(reason.LocationOutside, "%.5f, %.5f is inside, and its circle of %g m reaches out", got.Latitude, got.Longitude, *got.Accuracy)
+		}
+	}
+	return reason.New(reason.LocationOutside, "%.5f, %.5f is outside", got.Latitude, got.Longitude)
+}
+
+// Taken returns when the position was taken, as far as the claim says: its
+// time, else its age before the signature.
+func Taken(got *block.Location, signed time.Time) int64 {
+	switch {
+	case got.Timestamp != nil:
+		return *got.Timestamp
+	case got.Age != nil && *got.Age >= 0 && *got.Age <= signed.Unix():
+		return signed.Unix() - *got.Age
+	default:
+		return signed.Unix()
+	}
 }
 
 // judgeAge takes the oldest of what the claim says. The age is the agent's

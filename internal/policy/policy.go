@@ -1,13 +1,13 @@
 // Package policy says what an authentic block must fulfil beyond being
-// authentic: that its key is known to be in a TPM (evidence), that its resource names the machine of its key and no other
-// (bind), that it was signed recently enough (freshness), and that the machine
-// asserted a position that is allowed (location, with areas as GeoJSON
-// geometries of RFC 7946). It is the relying party's appraisal policy in the
-// terms of RFC 9334.
+// authentic: that its key is known to be in a TPM (evidence), that its resource
+// names the machine of its key and no other (bind), that it was signed recently
+// enough (freshness), and that the machine asserted a position that is allowed
+// (location, with areas as GeoJSON of RFC 7946, named or drawn in place). It is
+// the relying party's appraisal policy in the terms of RFC 9334.
 //
 // It is pure: it reads no clock, no file and no telemetry. It leaves out the
-// stricter ways to hold an area against an inaccurate position, and areas that
-// cross the antimeridian in one ring; [Mode] and [Area] are where they go.
+// geometry itself (package geo), and what needs to know earlier positions of a
+// key (package travel).
 package policy
 
 import (
@@ -86,6 +86,10 @@ type Policy struct {
 
 	// Location is nil when any position, or none, will do.
 	Location *Location
+
+	// Regions are the areas that the location policies of keys may name when
+	// they are read; they demand nothing themselves.
+	Regions *Regions
 }
 
 // Degree returns the freshness of a nonce issued at issued, at its arrival.

@@ -3,12 +3,14 @@ package policy
 import (
 	"iter"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/internal/geo"
 	"github.com/telemark-otel/telemark/internal/reason"
 )
 
@@ -148,6 +150,82 @@ func area(t *testing.T, geometry string) *Area {
 	return a
 }
 
+func named(t *testing.T) *Regions {
+	r, err := (*Regions)(nil).With("berlin", []byte(berlin))
+	require.NoError(t, err)
+	r, err = r.With("sea", []byte(twoSquares))
+	require.NoError(t, err)
+	return r
+}
+
+func regions(t *testing.T, references ...string) []*Region {
+	found, err := named(t).FindAll(references)
+	require.NoError(t, err)
+	return found
+}
+
+func TestRegionsAreFoundByNameAndDrawing(t *testing.T) {
+	r := named(t)
+	found, err := r.Find("berlin")
+	require.NoError(t, err)
+	require.True(t, found.Area.Contains(geo.Position{Latitude: 52.2, Longitude: 13.2}))
+	pinned, err := r.Find(found.Reference())
+	require.NoError(t, err)
+	require.Same(t, found, pinned)
+	require.Len(t, r.All(), 2)
+	require.Equal(t, "berlin", r.All()[0].Name)
+
+	other := "berlin@" + strings.Repeat("ab", 32)
+	_, err = r.Find(other)
+	require.ErrorIs(t, err, ErrRegionHash)
+	_, err = r.Find("paris")
+	require.ErrorIs(t, err, ErrNoRegion)
+	_, err = (*Regions)(nil).Find("paris")
+	require.ErrorIs(t, err, ErrNoRegion)
+	for _, bad := range []string{"", "a b", "../x", ".x", strings.Repeat("x", 65), "berlin@", "berlin@12", "berlin@" + strings.Repeat("g", 64)} {
+		_, err := r.Find(bad)
+		require.Error(t, err, bad)
+		_, err = AnyRegions().Find(bad)
+		require.Error(t, err, bad)
+	}
+	foreign, err := AnyRegions().Find(other)
+	require.NoError(t, err)
+	require.Equal(t, other, foreign.Reference())
+	require.Nil(t, foreign.Area)
+
+	_, err = r.With("berlin", []byte(berlin))
+	require.ErrorIs(t, err, ErrRegionTwice)
+	_, err = r.With("a/b", []byte(berlin))
+	require.ErrorIs(t, err, ErrRegionName)
+	_, err = r.With("x", []byte(`{}`))
+	require.ErrorIs(t, err, geo.ErrType)
+	_, err = r.FindAll(make([]string, maxReferences+1))
+	require.ErrorIs(t, err, ErrRegionMany)
+	require.Len(t, r.All(), 2, "what was refused is not there")
+}
+
+func TestTimeOfAFixIsTheClaimsElseOfTheSignature(t *testing.T) {
+	require.Equal(t, signed.Unix(), Taken(at(1, 1, nil), signed))
+	require.Equal(t, signed.Unix()-60, Taken(at(1, 1, func(l *block.Location) { l.Age = new(int64(60)) }), signed))
+	require.Equal(t, int64(5), Taken(at(1, 1, func(l *block.Location) { l.Age, l.Timestamp = new(int64(60)), new(int64(5)) }), signed))
+	require.Equal(t, signed.Unix(), Taken(at(1, 1, func(l *block.Location) { l.Age = new(int64(math.MaxInt64)) }), signed))
+}
+
+func BenchmarkJudgeLocation(b *testing.B) {
+	p := &Policy{Location: &Location{Required: true, Sources: []string{"gpsd"}, MaxAge: time.Minute, MaxAccuracy: 100, Mode: Strict}}
+	var err error
+	p.Location.Within, err = ParseArea([]byte(berlin))
+	require.NoError(b, err)
+	accuracy, age := 10.0, int64(1)
+	f := &Facts{Location: &block.Location{Latitude: 52.2, Longitude: 13.2, Accuracy: &accuracy, Age: &age, Source: "gpsd"}, Signed: signed}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := p.Judge(f); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestLocationPolicyHasOneReasonForEachFault(t *testing.T) {
 	metres := func(f float64) func(*block.Location) {
 		return func(l *block.Location) { l.Accuracy = &f }
@@ -176,6 +254,18 @@ func TestLocationPolicyHasOneReasonForEachFault(t *testing.T) {
 		"second polygon":            {Location{Within: area(t, twoSquares)}, at(0, 175, nil), ""},
 		"between the polygons":      {Location{Within: area(t, twoSquares)}, at(0, 90, nil), reason.LocationOutside},
 		"no number":                 {Location{Within: area(t, berlin)}, at(math.NaN(), 13.2, nil), reason.LocationOutside},
+		"circle inside":             {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, metres(10_000)), ""},
+		"circle over the edge":      {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, metres(14_000)), reason.LocationOutside},
+		"circle over the hole":      {Location{Within: area(t, berlin), Mode: Strict}, at(52.35, 13.5, metres(6_000)), reason.LocationOutside},
+		"circle around the hole":    {Location{Within: area(t, berlin), Mode: Strict}, at(52.35, 13.5, metres(5_000)), ""},
+		"circle of a point":         {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, metres(0)), ""},
+		"circle unknown":            {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, nil), reason.LocationTooInaccurate},
+		"circle is no number":       {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, metres(math.NaN())), reason.LocationTooInaccurate},
+		"circle of everything":      {Location{Within: area(t, berlin), Mode: Strict}, at(52.2, 13.2, metres(math.Inf(1))), reason.LocationOutside},
+		"in a region":               {Location{Regions: regions(t, "sea", "berlin")}, at(52.2, 13.2, nil), ""},
+		"in no region":              {Location{Regions: regions(t, "sea", "berlin")}, at(48, 11, nil), reason.LocationOutside},
+		"drawn area beside regions": {Location{Within: area(t, twoSquares), Regions: regions(t, "berlin")}, at(0.5, 0.5, nil), ""},
+		"region known by name only": {Location{Regions: []*Region{{Name: "x"}}}, at(0.5, 0.5, nil), reason.LocationOutside},
 		"accurate":                  {Location{MaxAccuracy: 10}, at(0, 0, metres(10)), ""},
 		"too coarse":                {Location{MaxAccuracy: 10}, at(0, 0, metres(10.1)), reason.LocationTooInaccurate},
 		"accuracy unknown":          {Location{MaxAccuracy: 10}, at(0, 0, nil), reason.LocationTooInaccurate},
@@ -206,52 +296,32 @@ func TestPolicyReasonsAreOfClassPolicy(t *testing.T) {
 	require.Equal(t, reason.ClassPolicy, reason.Of(p.Judge(facts(nil))).Class())
 }
 
-func TestParseAreaRefuses(t *testing.T) {
-	for name, c := range map[string]struct {
-		geometry string
-		want     error
-	}{
-		"point":          {`{"type":"Point","coordinates":[1,2]}`, ErrAreaType},
-		"feature":        {`{"type":"Feature","geometry":{}}`, ErrAreaType},
-		"no polygon":     {`{"type":"MultiPolygon","coordinates":[]}`, ErrAreaEmpty},
-		"no ring":        {`{"type":"Polygon","coordinates":[]}`, ErrAreaEmpty},
-		"three points":   {`{"type":"Polygon","coordinates":[[[0,0],[1,0],[0,0]]]}`, ErrAreaRing},
-		"open ring":      {`{"type":"Polygon","coordinates":[[[0,0],[1,0],[1,1],[0,1]]]}`, ErrAreaRing},
-		"one coordinate": {`{"type":"Polygon","coordinates":[[[0],[1,0],[1,1],[0]]]}`, ErrAreaPosition},
-		"four of them":   {`{"type":"Polygon","coordinates":[[[0,0,0,0],[1,0],[1,1],[0,0]]]}`, ErrAreaPosition},
-		"out of range":   {`{"type":"Polygon","coordinates":[[[0,91],[1,0],[1,1],[0,91]]]}`, ErrAreaPosition},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := ParseArea([]byte(c.geometry))
-			require.ErrorIs(t, err, c.want)
-		})
-	}
-	_, err := ParseArea([]byte(`{"type":"Polygon","coordinates":"x"}`))
-	require.Error(t, err)
-	_, err = ParseArea([]byte(`{`))
-	require.Error(t, err)
-}
-
-func TestParseAreaIsBounded(t *testing.T) {
-	ring := make([][]float64, maxPositions+1)
-	for i := range ring {
-		ring[i] = []float64{0, 0}
-	}
-	_, err := newArea([][][][]float64{{ring}})
-	require.ErrorIs(t, err, ErrAreaTooLarge)
-}
-
 func TestLocationValidate(t *testing.T) {
 	require.ErrorIs(t, (&Location{MaxAge: -1}).Validate(), ErrMaxAge)
 	require.ErrorIs(t, (&Location{MaxAccuracy: math.Inf(1)}).Validate(), ErrMaxAccuracy)
 	require.ErrorIs(t, (&Location{MaxAccuracy: -1}).Validate(), ErrMaxAccuracy)
 	require.ErrorIs(t, (&Location{}).Validate(), ErrNothing)
 	require.Error(t, (&Location{Sources: []string{""}}).Validate())
+	require.ErrorIs(t, (&Location{Required: true, Mode: Strict}).Validate(), ErrMode)
+	for _, speed := range []float64{-1, math.NaN(), math.Inf(1), 1e7} {
+		l := &Location{}
+		l.SetMaxSpeed(speed)
+		require.ErrorIs(t, l.Validate(), ErrMaxSpeed)
+	}
+	fast := &Location{}
+	fast.SetMaxSpeed(1000)
+	require.NoError(t, fast.Validate())
+	require.InDelta(t, 277.8, fast.MaxSpeed, 0.1)
 	require.NoError(t, (&Location{Required: true}).Validate())
 }
 
 func TestUnknownModesAllowNothing(t *testing.T) {
-	_, err := ParseMode("strict")
-	require.Error(t, err)
-	require.False(t, area(t, berlin).allows(at(52.2, 13.2, nil), Mode(7)))
+	_, err := ParseMode("near")
+	require.ErrorContains(t, err, "strict or centre")
+	require.False(t, Mode(7).holds(area(t, berlin), geo.Position{Latitude: 52.2, Longitude: 13.2}, new(1.0)))
+	for _, m := range []Mode{Centre, Strict} {
+		got, err := ParseMode(m.String())
+		require.NoError(t, err)
+		require.Equal(t, m, got)
+	}
 }

@@ -115,6 +115,7 @@ const (
 	LocationSourceNotAllowed Reason = "source_not_allowed"
 	LocationTooInaccurate    Reason = "too_inaccurate"
 	LocationOutside          Reason = "outside"
+	ImpossibleTravel         Reason = "impossible_travel"
 
 	// Claim.
 	Duplicate         Reason = "duplicate"
@@ -189,6 +190,7 @@ var table = []entry{
 	{LocationSourceNotAllowed, ClassPolicy, "The location comes from a source that policy does not accept."},
 	{LocationTooInaccurate, ClassPolicy, "The location's accuracy is unknown or coarser than policy accepts."},
 	{LocationOutside, ClassPolicy, "The location is outside the area that policy allows."},
+	{ImpossibleTravel, ClassPolicy, "The machine cannot have come from where it was before to this location in that time. One of the two positions is wrong, or the key signs in two places."},
 	{Duplicate, ClassReplayed, "The block was accepted before. A gateway sent it again, or somebody replays it."},
 	{InFlight, ClassTransient, "The block is being delivered by another request right now."},
 	{TooLate, ClassStale, "The block's place in its stream was closed before it arrived."},

@@ -32,6 +32,7 @@ type unsaved struct {
 	windows []*window
 	keys    []*keyState
 	chains  []*chain
+	tracks  []*keyState
 	pages   map[int]struct{}
 	header  bool
 	deletes []string
@@ -43,7 +44,7 @@ type unsaved struct {
 const enough = 64
 
 func (u *unsaved) empty() bool {
-	return len(u.windows) == 0 && len(u.keys) == 0 && len(u.chains) == 0 && len(u.pages) == 0 && !u.header && len(u.deletes) == 0
+	return len(u.windows) == 0 && len(u.keys) == 0 && len(u.chains) == 0 && len(u.tracks) == 0 && len(u.pages) == 0 && !u.header && len(u.deletes) == 0
 }
 
 // touch notes that the call that holds the lock has changed w and has to wait
@@ -210,6 +211,9 @@ func (l *Local) keepUnsaved(u *unsaved) {
 	for _, c := range u.chains {
 		l.markChain(c)
 	}
+	for _, k := range u.tracks {
+		l.markTrack(k)
+	}
 	for p := range u.pages {
 		l.markPage(p)
 	}
@@ -229,7 +233,7 @@ func (l *Local) markPage(p int) {
 
 // encodeUnsaved turns what changed into records and marks it as saved.
 func (l *Local) encodeUnsaved(u *unsaved) (deletes []string, puts []Record) {
-	puts = make([]Record, 0, len(u.windows)+len(u.keys)+len(u.chains)+len(u.pages)+1)
+	puts = make([]Record, 0, len(u.windows)+len(u.keys)+len(u.chains)+len(u.tracks)+len(u.pages)+1)
 	put := func(key string, kind byte, body func([]byte) []byte) {
 		puts = append(puts, Record{key, seal(key, kind, body)})
 	}
@@ -253,6 +257,10 @@ func (l *Local) encodeUnsaved(u *unsaved) (deletes []string, puts []Record) {
 		if l.chains[c.id] == c {
 			put(c.record, kindChain, c.append)
 		}
+	}
+	for _, k := range u.tracks {
+		k.trackDirty = false
+		put(k.trackRecord, kindTrack, k.track.Append)
 	}
 	for p := range u.pages {
 		put(l.pageKey(p), kindIndex, l.index.pages[p].append)

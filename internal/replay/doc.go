@@ -42,6 +42,9 @@
 // judged by their numbers alone. A fingerprint is 8 bytes of a SHA-256 keyed with a random
 // value of the store, so that nobody can search for collisions.
 //
+// Journeys. Of keys whose policy bounds their speed a few positions are kept, and
+// a block whose position cannot be reached from them is refused; see journey.
+//
 // Beginnings. Blocks are numbered from 1 in each epoch, so a stream that is seen
 // first at number n > 1 has a hole below it. When its scope takes part for less
 // than Limits.SilentAfter, never knew another epoch of the key, and the first

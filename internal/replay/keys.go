@@ -27,6 +27,8 @@ type keyState struct {
 
 	record string // its key in the Persister
 	dirty  bool
+
+	journey
 }
 
 // epochState is one live epoch.
@@ -111,6 +113,7 @@ func (l *Local) key(id keyID, create bool) *keyState {
 func (l *Local) adopt(k *keyState) {
 	l.keys[k.id] = k
 	k.record = l.recordKey(kindKey, k.id, 0, "")
+	k.trackRecord = l.recordKey(kindTrack, k.id, 0, "")
 	page, isNew := l.index.add(k.id)
 	l.markPage(page)
 	l.unsaved.header = l.unsaved.header || isNew
@@ -273,6 +276,7 @@ func (l *Local) forget(c *call, k *keyState, r *SweepReport) (streams int) {
 		return 0
 	}
 	k.forgot, k.lastT = max(k.forgot, e.no), max(k.lastT, e.lastT())
+	l.forgetTravel(k)
 	if e.untimed() {
 		return l.retire(c, k, r)
 	}

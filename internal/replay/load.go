@@ -76,6 +76,9 @@ func (l *Local) loadAll(ctx context.Context, head []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := l.loadTracks(ctx, ids); err != nil {
+		return err
+	}
 	err = loadEach(ctx, l.persister, windows, kindWindow,
 		func(w *window) string { return w.record }, (*window).read)
 	if err != nil {

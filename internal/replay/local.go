@@ -207,13 +207,16 @@ func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
 		}
 		at.found(w)
 	}
-	w.claim(c, b, o)
+	if w.travels(c, b, o) {
+		w.claim(c, b, o)
+	}
 	for _, other := range c.others {
 		l.markWindow(other)
 	}
 	c.others = c.others[:0]
 	switch o.Reason {
 	case "":
+		l.learnTravel(c, w, b)
 		if b.Issued.IsZero() {
 			w.untimed = true
 		} else {

@@ -30,6 +30,7 @@ import (
 //	EPOCH/k/ID          kindKey      one per scope and key
 //	EPOCH/w/ID          kindWindow   one per scope, key, epoch and stream
 //	EPOCH/c/ID          kindChain    one per key and epoch
+//	EPOCH/t/ID          kindTrack    one per scope and key that had to say where it is
 //
 // EPOCH is the store epoch in hex: what a lost store left behind never mixes
 // with what its successor writes. ID is derived from what the record belongs to.
@@ -45,6 +46,7 @@ const (
 	kindKey    byte = 'K'
 	kindWindow byte = 'W'
 	kindChain  byte = 'C'
+	kindTrack  byte = 'T'
 
 	headerKey = "replay/head"
 	frameLen  = 2 + 4

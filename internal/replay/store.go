@@ -6,6 +6,7 @@ import (
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/reason"
+	"github.com/telemark-otel/telemark/internal/travel"
 )
 
 // Block names one block of one stream, and carries what a claim needs to judge it.
@@ -29,7 +30,17 @@ type Block struct {
 	Candidates [][]uint32
 
 	Location *LatLon // for the status page; nil when absent
-	Farewell bool    // the stream says goodbye with this block
+	// Travel, when it is there and Location is, has the position held against
+	// earlier ones of the key in this scope.
+	Travel   *Travel
+	Farewell bool // the stream says goodbye with this block
+}
+
+// Travel is what is demanded of the way to a position.
+type Travel struct {
+	Taken    int64   // Unix seconds, when the position was
+	Accuracy float64 // metres, 0 when unknown
+	MaxSpeed float64 // metres per second
 }
 
 // LatLon is a position in degrees, WGS 84.
@@ -61,6 +72,8 @@ type Outcome struct {
 	Redelivery bool
 	// Late: the block fills a hole that had been reported. Count it when it is confirmed.
 	Late bool
+	// Travel is set with the reason impossible_travel.
+	Travel *travel.Impossible
 }
 
 // Store is the contract between verifying processors and the windows. All

@@ -1,8 +1,6 @@
 package verdict
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/block"
@@ -115,7 +113,7 @@ func (j *Judge) key(v *Verdict, now time.Time) error {
 	if s.Algorithm != k.Algorithm {
 		return reason.New(reason.AlgorithmMismatch, "the receipt names %d, the key's record %d", s.Algorithm, k.Algorithm)
 	}
-	if err := checkCurve(k); err != nil {
+	if err := k.Algorithm.Takes(k.Public); err != nil {
 		return err
 	}
 
@@ -165,22 +163,6 @@ func (k *Key) validAt(issued, now time.Time) error {
 	return nil
 }
 
-func checkCurve(k *Key) error {
-	switch k.Algorithm {
-	case receipt.ES256:
-		pub, ok := k.Public.(*ecdsa.PublicKey)
-		if !ok {
-			return reason.New(reason.CurveMismatch, "the key's record holds a %T, ES256 needs P-256", k.Public)
-		}
-		if pub.Curve != elliptic.P256() {
-			return reason.New(reason.CurveMismatch, "the key's record is on %s, ES256 needs P-256", pub.Params().Name)
-		}
-		return nil
-	default:
-		return reason.New(reason.AlgorithmUnknown, "the key's record names algorithm %d", k.Algorithm)
-	}
-}
-
 // judgePolicy comes last, when all that it looks at is known to be the agent's.
 func (v *Verdict) judgePolicy(attributes policy.Attributes) error {
 	s := v.Receipt.Statement
@@ -190,6 +172,9 @@ func (v *Verdict) judgePolicy(attributes policy.Attributes) error {
 	}
 	if len(v.Arrived.Added) > 0 {
 		attributes = covered{attributes, v.Arrived.Added}
+	}
+	if demands := v.Key.Policy.Location; demands != nil && demands.MaxSpeed > 0 && s.Location != nil {
+		v.MaxSpeed, v.Taken = demands.MaxSpeed, policy.Taken(s.Location, signed)
 	}
 	return v.Key.Policy.Judge(&policy.Facts{
 		Name:       v.Key.Name,

@@ -117,6 +117,11 @@ type Verdict struct {
 	Arrived    digest.Arrived
 	Freshness  policy.Freshness
 	Issued     time.Time    // T, zero without a checked nonce
+	// MaxSpeed in metres per second bounds the way from earlier positions of the
+	// key to this one, which was taken at Taken (Unix seconds); 0 when policy asks
+	// nothing or there is no position. It is judged with the claim.
+	MaxSpeed float64
+	Taken    int64
 	Statement  block.Digest // receipt.StatementHash, set when Reason is ""
 }
 

@@ -72,7 +72,15 @@ type Config struct {
 	RequireEvidence string `mapstructure:"require_evidence"`
 	// Location is the location policy, none when nil.
 	Location *LocationConfig `mapstructure:"location"`
-	Enrich   EnrichConfig    `mapstructure:"enrich"`
+	// Regions are named areas that location policies may refer to, here, in the
+	// key file or in the registry: {name: path of a GeoJSON file}. They are read
+	// at the start.
+	Regions map[string]string `mapstructure:"regions"`
+	// RegionsDir is a folder of further ones, each called as its file without
+	// .geojson or .json.
+	RegionsDir string `mapstructure:"regions_dir"`
+
+	Enrich EnrichConfig `mapstructure:"enrich"`
 
 	Attributes AttributesConfig `mapstructure:"attributes"`
 
@@ -173,13 +181,13 @@ func (c *Config) Validate() error {
 	if c.Mode == ModeStrip {
 		return err
 	}
-	_, policyErr := c.policy()
+	_, policyErr := c.policy(policy.AnyRegions()) // files are read at the start
 	return errors.Join(err, c.validateVerdicts(), policyErr)
 }
 
 // policy is what is demanded of keys that do not say otherwise.
-func (c *Config) policy() (*policy.Policy, error) {
-	p := &policy.Policy{LiveWithin: c.Freshness.LiveWithin}
+func (c *Config) policy(named *policy.Regions) (*policy.Policy, error) {
+	p := &policy.Policy{LiveWithin: c.Freshness.LiveWithin, Regions: named}
 	var errs []error
 	var err error
 	if p.Bind, err = policy.ParseBind(c.Bind, c.BindRequired); err != nil {
@@ -195,7 +203,7 @@ func (c *Config) policy() (*policy.Policy, error) {
 		errs = append(errs, fmt.Errorf("%w, not %v", ErrLiveWithin, c.Freshness.LiveWithin))
 	}
 	if c.Location != nil {
-		if p.Location, err = c.Location.policy(); err != nil {
+		if p.Location, err = c.Location.policy(named); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %w", ErrLocation, err))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 
+	"github.com/telemark-otel/telemark/internal/geo"
 	"github.com/telemark-otel/telemark/internal/policy"
 )
 
@@ -59,7 +60,9 @@ func TestConfigurationsAreRead(t *testing.T) {
 		Freshness:    FreshnessConfig{Require: "live", LiveWithin: 2 * time.Minute},
 
 		RequireEvidence: "genuine",
-		Location:        &LocationConfig{Required: &no, Sources: []string{"gpsd", "static"}, MaxAge: 10 * time.Minute, MaxAccuracy: 100, Mode: "centre"},
+		Location:        &LocationConfig{Required: &no, Sources: []string{"gpsd", "static"}, MaxAge: 10 * time.Minute, MaxAccuracy: 100, Mode: "strict", Regions: []string{"berlin"}, MaxSpeed: 900},
+		Regions:         map[string]string{"berlin": "/etc/telemark/berlin.geojson"},
+		RegionsDir:      "/etc/telemark/regions",
 		Enrich:          EnrichConfig{Action: EnrichPrefix, Prefix: "gateway."},
 		Attributes:      AttributesConfig{Verdict: true, ID: true, KID: true, Freshness: true, Location: true},
 		Scope:           "audit",
@@ -68,7 +71,7 @@ func TestConfigurationsAreRead(t *testing.T) {
 		RefusalLog:      RefusalLogConfig{Burst: 1, Interval: 10 * time.Second},
 	}, all)
 	all.Location.Within = within
-	p, err := all.policy()
+	p, err := all.policy(policy.AnyRegions())
 	require.NoError(t, err)
 	require.Equal(t, policy.Live, p.Freshness)
 	require.True(t, p.Genuine)
@@ -76,8 +79,10 @@ func TestConfigurationsAreRead(t *testing.T) {
 	require.Equal(t, "host.name", p.Bind[0].Attribute)
 	require.Equal(t, "site", p.Bind[1].Attribute)
 	require.False(t, p.Location.Required)
-	require.True(t, p.Location.Within.Contains(52.2, 13.8))
-	require.False(t, p.Location.Within.Contains(53.4, 13.1))
+	require.Equal(t, "berlin", p.Location.Regions[0].Name)
+	require.InDelta(t, 250, p.Location.MaxSpeed, 1e-9)
+	require.True(t, p.Location.Within.Contains(geo.Position{Latitude: 52.2, Longitude: 13.8}))
+	require.False(t, p.Location.Within.Contains(geo.Position{Latitude: 53.4, Longitude: 13.1}))
 }
 
 func TestValidateNamesTheKeyAndTheWayOut(t *testing.T) {
@@ -107,6 +112,8 @@ func TestValidateNamesTheKeyAndTheWayOut(t *testing.T) {
 		"live within":           {func(c *Config) { c.Freshness.LiveWithin = 0 }, ErrLiveWithin, "freshness::live_within"},
 		"location":              {func(c *Config) { no := false; c.Location = &LocationConfig{Required: &no} }, ErrLocation, "location"},
 		"location within":       {func(c *Config) { c.Location = &LocationConfig{Within: map[string]any{"type": "Point"}} }, ErrLocation, "within"},
+		"location speed":        {func(c *Config) { c.Location = &LocationConfig{MaxSpeed: -1} }, ErrLocation, "max_speed"},
+		"location region":       {func(c *Config) { c.Location = &LocationConfig{Regions: []string{"a/b"}} }, ErrLocation, "regions"},
 		"location not JSON":     {func(c *Config) { c.Location = &LocationConfig{Within: map[string]any{"type": func() {}}} }, ErrLocation, "within"},
 		"location mode":         {func(c *Config) { c.Location = &LocationConfig{Mode: "near"} }, ErrLocation, "centre"},
 		"enrich":                {func(c *Config) { c.Enrich.Action = "keep" }, ErrEnrich, "enrich::action"},

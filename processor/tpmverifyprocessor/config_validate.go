@@ -1,55 +1,11 @@
 package tpmverifyprocessor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/telemark-otel/telemark/internal/policy"
 )
-
-// LocationConfig is the default location policy. What it asks is asked of every
-// block whose key has no location policy of its own.
-type LocationConfig struct {
-	// Required refuses blocks without a location; true when absent.
-	Required *bool `mapstructure:"required"`
-	// Sources are the accepted sources, all when empty.
-	Sources []string `mapstructure:"sources"`
-	// MaxAge is how old a fix may have been when signed; 0 asks nothing.
-	MaxAge time.Duration `mapstructure:"max_age"`
-	// MaxAccuracy is in metres; 0 asks nothing.
-	MaxAccuracy float64 `mapstructure:"max_accuracy"`
-	// Within is a GeoJSON geometry of type Polygon or MultiPolygon.
-	Within map[string]any `mapstructure:"within"`
-	// Mode is how positions are held against the area: centre.
-	Mode string `mapstructure:"mode"`
-}
-
-func (l *LocationConfig) policy() (*policy.Location, error) {
-	p := &policy.Location{
-		Required:    l.Required == nil || *l.Required,
-		Sources:     l.Sources,
-		MaxAge:      l.MaxAge,
-		MaxAccuracy: l.MaxAccuracy,
-	}
-	var err error
-	if p.Mode, err = policy.ParseMode(l.Mode); err != nil {
-		return nil, err
-	}
-	if l.Within != nil {
-		geometry, err := json.Marshal(l.Within)
-		if err != nil {
-			return nil, fmt.Errorf("within: %w", err)
-		}
-		if p.Within, err = policy.ParseArea(geometry); err != nil {
-			return nil, fmt.Errorf("within: %w", err)
-		}
-	}
-	return p, p.Validate()
-}
 
 func oneOf(value string, err error, allowed ...string) error {
 	if slices.Contains(allowed, value) {

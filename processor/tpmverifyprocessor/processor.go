@@ -108,7 +108,11 @@ func (p *verifier) Start(ctx context.Context, host component.Host) error {
 			return fmt.Errorf("tpmverify: enter the scope %q: %w", p.scope, err)
 		}
 	}
-	defaults, err := p.cfg.policy()
+	named, err := p.cfg.regions()
+	if err != nil {
+		return err
+	}
+	defaults, err := p.cfg.policy(named)
 	if err != nil {
 		return err
 	}

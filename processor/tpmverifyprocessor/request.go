@@ -335,6 +335,10 @@ func (r *round) claim(ctx context.Context) error {
 
 func (j *judged) settleFate(cfg *Config) {
 	j.Reason = j.outcome.Reason
+	if bad := j.outcome.Travel; bad != nil {
+		j.Detail = fmt.Sprintf("%.0f km from the position of %s, %s between them", bad.Metres/1000,
+			time.Unix(bad.From.At, 0).UTC().Format(time.RFC3339), time.Duration(abs(bad.To.At-bad.From.At))*time.Second)
+	}
 	switch {
 	case j.Reason == "" && j.beat != noBeat && cfg.dropsHeartbeats():
 		j.fate = fateBeat
@@ -370,6 +374,14 @@ func (r *round) replayBlock(j *judged) replay.Block {
 	}
 	if s.Location != nil {
 		b.Location = &replay.LatLon{Latitude: s.Location.Latitude, Longitude: s.Location.Longitude}
+		if j.MaxSpeed > 0 {
+			b.Travel = &replay.Travel{Taken: j.Taken, MaxSpeed: j.MaxSpeed}
+			if s.Location.Accuracy != nil {
+				b.Travel.Accuracy = *s.Location.Accuracy
+			}
+		}
 	}
 	return b
 }
+
+func abs(n int64) int64 { return max(n, -n) }

@@ -38,7 +38,7 @@ func throughProcessor(t *testing.T, v *vector.Vector) {
 		authority: authority(t, v), windows: windows, maxDelay: time.Duration(v.MaxDelay), skew: time.Duration(v.Skew),
 	}})
 	defer func() { require.NoError(t, p.shutdown(context.WithoutCancel(t.Context()))) }()
-	if v.UnusualKeys {
+	if refusedByKeyFile(v) {
 		require.ErrorContains(t, err, "key file")
 		return
 	}

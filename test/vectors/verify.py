@@ -735,6 +735,13 @@ def as_dict(item):
 # --- receipt.md §8: decoding -------------------------------------------------
 
 PROFILE = b"tag:telemark-otel.github.io,2026:receipt-v1"
+AGILE = PROFILE + b"-agile"
+# COSE number: profile, length of a signature, openssl's options
+SIGNATURES = {
+    -7: (PROFILE, 64, ["-sha256"]),
+    -35: (AGILE, 96, ["-sha384"]),
+    -37: (AGILE, 256, ["-sha256", "-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:-2"]),
+}
 MAX_TIME, MAX_COUNT = 253402300799, (1 << 63) - 1
 
 PROTECTED = {1: "int", 4: "bytes", 15: "map", 395: "int"}
@@ -790,11 +797,28 @@ def decode_receipt(raw):
     protected, unprotected, payload, signature = parts.value
     require(protected.kind == "bytes" and unprotected.kind == "map", bad)
     require(payload == Item("simple", 22), bad)
-    require(signature.kind == "bytes" and len(signature.value) == 64, bad)
+    require(signature.kind == "bytes", bad)
+    require(len(signature.value) == 64 or profile_of(protected.value) == AGILE and len(signature.value) in (96, 256), bad)
     require(len(protected.value) <= 1024, "receipt_too_large")  # row 1, too
     statement = decode_statement(protected.value)
+    require(len(signature.value) == SIGNATURES[statement["alg"]][1], bad)
     proof = decode_unprotected(unprotected, cbor_encode(envelope) == raw, statement["size"])
     return Receipt(protected=protected.value, signature=signature.value, **statement, **proof)
+
+
+def profile_of(raw):
+    """The text of the profile claim in protected header bytes, or None."""
+    try:
+        header = cbor_whole(raw)
+    except NotCBOR:
+        return None
+    if header.kind == "map":
+        for k, claims in header.value:
+            if k == Item("uint", 15) and claims.kind == "map":
+                for l, v in claims.value:
+                    if l == Item("uint", 265) and v.kind == "text" and cbor_plain(v):
+                        return v.value
+    return None
 
 
 def decode_statement(raw):
@@ -803,12 +827,7 @@ def decode_statement(raw):
         header = cbor_whole(raw)
     except NotCBOR:
         raise Refused(bad) from None
-    if header.kind == "map":  # row 3
-        for k, claims in header.value:
-            if k == Item("uint", 15) and claims.kind == "map":
-                for l, v in claims.value:
-                    if l == Item("uint", 265) and v.kind == "text" and cbor_plain(v):
-                        require(v.value == PROFILE, "profile_unknown")
+    require(profile_of(raw) in (None, PROFILE, AGILE), "profile_unknown")  # row 3
     require(header.kind == "map" and cbor_plain(header), bad)  # row 4
     h = as_dict(header)
     require(right_types(h, PROTECTED), bad)
@@ -826,7 +845,8 @@ def decode_statement(raw):
     order = "receipt_not_deterministic"  # row 6
     require(not has_twice(header) and cbor_encode(header) == raw, order)
     require(where is None or all(where[k].kind == "float" for k in (1, 2, 3, 4) if k in where), order)
-    require(h[395].value == 1 and h[1].value == -7, "algorithm_unknown")  # row 7
+    require(h[395].value == 1, "algorithm_unknown")  # row 7
+    require(SIGNATURES.get(h[1].value, (None,))[0] == c[265].value, "algorithm_unknown")
     nonce = c[10].value if 10 in c else None
     require(nonce is None or 8 <= len(nonce) <= 64, "nonce_malformed")  # row 8
 
@@ -926,7 +946,7 @@ def sig_structure(protected, root):
 
 
 class OpenSSL:
-    """ECDSA by the openssl command, each computation once."""
+    """Signatures by the openssl command, each computation once."""
 
     def __init__(self):
         self.known = {}
@@ -935,19 +955,19 @@ class OpenSSL:
     def close(self):
         shutil.rmtree(self.dir)
 
-    def verify(self, pem, message, signature):
-        key = (pem, message, signature)
+    def verify(self, alg, pem, message, signature):
+        key = (alg, pem, message, signature)
         if key not in self.known:
-            self.known[key] = self.run(pem, message, signature)
+            self.known[key] = self.run(alg, pem, message, signature)
         return self.known[key]
 
-    def run(self, pem, message, signature):
+    def run(self, alg, pem, message, signature):
         key, sig = os.path.join(self.dir, "key.pem"), os.path.join(self.dir, "sig.der")
         with open(key, "w", encoding="ascii") as f:
             f.write(pem)
         with open(sig, "wb") as f:
-            f.write(der_signature(signature))
-        done = subprocess.run(["openssl", "dgst", "-sha256", "-verify", key, "-signature", sig],
+            f.write(signature if alg == -37 else der_signature(signature))
+        done = subprocess.run(["openssl", "dgst", *SIGNATURES[alg][2], "-verify", key, "-signature", sig],
                               input=message, capture_output=True, check=False)
         if done.returncode not in (0, 1):
             raise RuntimeError(done.stderr.decode())
@@ -958,11 +978,12 @@ def der_integer(raw):
     n = raw.lstrip(b"\0")
     if not n or n[0] & 0x80:
         n = b"\0" + n
-    return b"\x02" + bytes([len(n)]) + n
+    return b"\x02" + bytes([len(n)]) + n  # of fewer than 128 bytes
 
 
 def der_signature(signature):
-    body = der_integer(signature[:32]) + der_integer(signature[32:])
+    half = len(signature) // 2
+    body = der_integer(signature[:half]) + der_integer(signature[half:])
     return b"\x30" + bytes([len(body)]) + body
 
 
@@ -989,8 +1010,13 @@ def check_nonce(v, nonce, kid):
 
 # --- README.md: keys and policies --------------------------------------------
 
-P256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
-ALGORITHMS = {"ES256": -7, "ES384": -35, "ES512": -36}
+# Algorithm identifiers of a SubjectPublicKeyInfo, and how long it is then.
+SPKI = {
+    -7: (bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107"), 91),
+    -35: (bytes.fromhex("301006072a8648ce3d020106052b81040022"), 120),
+    -37: (bytes.fromhex("300d06092a864886f70d0101010500"), 294),  # 2048 bits, exponent 65537
+}
+ALGORITHMS = {"ES256": -7, "ES384": -35, "ES512": -36, "PS256": -37}
 
 
 def millis(text):
@@ -1008,8 +1034,23 @@ def duration(text):
     return sum(int(n) * units[u] for n, u in parts)
 
 
+def rank(scope):
+    """The narrowest scope of a policy first."""
+    return ["name", "label", "default"].index(scope.split(":")[0])
+
+
+def speaks_of(scope, key):
+    kind, _, what = scope.partition(":")
+    if kind == "name":
+        return what.casefold() == key.name.casefold()
+    if kind == "label":
+        label, _, value = what.partition("=")
+        return key.labels.get(label) == value
+    return True
+
+
 class Key:
-    def __init__(self, entry, default):
+    def __init__(self, entry, default, policies, regions):
         self.kid = bytes.fromhex(entry["kid"])
         self.name = entry["name"]
         self.alg = ALGORITHMS[entry["alg"]]
@@ -1020,20 +1061,30 @@ class Key:
         self.not_after = millis(entry["not_after"]) if "not_after" in entry else None
         self.revoked = entry.get("revoked", "")
         self.labels = entry.get("labels", {})
-        own = "bind" in entry or "bind_required" in entry
-        binding = entry if own else default
+        demands = [entry] + [p for p in sorted(policies, key=lambda p: (rank(p["scope"]), p["scope"])) if speaks_of(p["scope"], self)]
+        binding = next((p for p in demands if "bind" in p or "bind_required" in p), default)
         self.bind = binding.get("bind", {})
         self.bind_required = binding.get("bind_required", [])
-        self.freshness = entry.get("freshness", default["freshness"])
+        self.freshness = next((p["freshness"] for p in demands if "freshness" in p), default["freshness"])
         self.live_within = duration(default["live_within"])
-        self.location = entry.get("location")
+        self.location = next((p["location"] for p in demands if "location" in p), None)
+        self.regions = regions
         if "tpm_public" in entry:
-            area, point = base64.b64decode(entry["tpm_public"]), self.spki[-64:]
+            area = base64.b64decode(entry["tpm_public"])
             assert self.kid == b"\x00\x0b" + sha256(area), "kid is not the Name of tpm_public"
-            assert area.endswith(b"\x00\x20" + point[:32] + b"\x00\x20" + point[32:]), "tpm_public is of another key"
+            assert area.endswith(self.unique()), "tpm_public is of another key"
 
-    def on_p256(self):
-        return P256 in self.spki and len(self.spki) == 91
+    def unique(self):
+        """How a TPMT_PUBLIC ends: both coordinates, or the modulus."""
+        if self.alg == -37:
+            return b"\x01\x00" + self.spki[-261:-5]
+        size = SIGNATURES[self.alg][1] // 2
+        point = self.spki[-2 * size:]
+        return bytes([0, size]) + point[:size] + bytes([0, size]) + point[size:]
+
+    def fits(self):
+        identifier, length = SPKI[self.alg]
+        return identifier in self.spki and len(self.spki) == length
 
     def check(self, now, issued):
         require(self.revoked in ("", "superseded"), "key_revoked")
@@ -1068,20 +1119,115 @@ class Key:
                 require(-60000 <= signed - l[8] * 1000 <= most, "stale_location")
         if "max_accuracy" in p:
             require(l.get(4, math.inf) <= p["max_accuracy"], "too_inaccurate")
+        strict = p.get("mode", "centre") == "strict"
+        require(not strict or 4 in l, "too_inaccurate")
+        areas = [self.regions[name] for name in p.get("regions", [])]
         if "within" in p:
-            require(inside(p["within"], l[2], l[1]), "outside")
+            areas.append(p["within"])
+        if areas:
+            areas = [Area(a) for a in areas]
+            found = any(a.holds(l[2], l[1], l[4]) if strict else a.inside(l[2], l[1]) for a in areas)
+            require(found, "outside")
 
 
-def inside(geometry, x, y):
-    polygons = geometry["coordinates"]
-    if geometry["type"] == "Polygon":
-        polygons = [polygons]
-    return any(in_ring(p[0], x, y) and not any(in_ring(hole, x, y) for hole in p[1:]) for p in polygons)
+# Metres of a radian: the least that a way on the ellipsoid can have.
+LEAST_RADIUS = 6335439.3
+
+
+def on_sphere(x, y):
+    """The point of the unit sphere at a longitude and latitude."""
+    x, y = math.radians(x), math.radians(y)
+    return math.cos(y) * math.cos(x), math.cos(y) * math.sin(x), math.sin(y)
+
+
+def angle(a, b):
+    cross = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+    return math.atan2(math.hypot(*cross), sum(i * k for i, k in zip(a, b)))
+
+
+def polygons_of(o, crosses=False):
+    """Lists of rings; rings that cross the antimeridian go on beyond 180."""
+    box = o.get("bbox", [])
+    crosses = crosses or len(box) > 0 and box[0] > box[len(box) // 2]
+    if o["type"] == "FeatureCollection":
+        return [p for f in o["features"] for p in polygons_of(f, crosses)]
+    if o["type"] == "Feature":
+        return polygons_of(o["geometry"], crosses)
+    found = [o["coordinates"]] if o["type"] == "Polygon" else o["coordinates"]
+    return [[unrolled(ring) if crosses else [p[:2] for p in ring] for ring in p] for p in found]
+
+
+def unrolled(ring):
+    """Every edge the short way round."""
+    out = [ring[0][:2]]
+    for x, y in (p[:2] for p in ring[1:]):
+        while x - out[-1][0] > 180:
+            x -= 360
+        while x - out[-1][0] < -180:
+            x += 360
+        out.append([x, y])
+    return out
+
+
+class Area:
+    """Whole circles are judged by walking along every edge in small steps."""
+
+    STEPS = 2000
+
+    def __init__(self, geojson):
+        self.polygons = polygons_of(geojson)
+
+    def inside(self, x, y):
+        return any(in_polygon(p, x, y) for p in self.polygons)
+
+    def holds(self, x, y, radius):
+        """One polygon holds the position, and no boundary of it, or of those behind its cuts, is nearer."""
+        if not self.inside(x, y) or radius == 0:
+            return self.inside(x, y)
+        centre = on_sphere(x, y)
+        return any(
+            in_polygon(p, x, y) and self.nearest(self.together(p), centre) >= radius / LEAST_RADIUS for p in self.polygons)
+
+    def nearest(self, polygons, centre):
+        return min((angle(centre, on_sphere(*at)) for p in polygons for at in walk(p) if not self.seam(at)), default=math.inf)
+
+    def seam(self, at):
+        """At a cut both sides are inside; at a pole all around is."""
+        x, y = at
+        if abs(y) == 90:
+            return all(self.inside(lon + 0.5, math.copysign(90 - 1e-6, y)) for lon in range(-180, 180))
+        small = 1e-7
+        return abs(x) in (180, 540) and self.inside(180 - small, y) and self.inside(small - 180, y)
+
+    def together(self, polygon):
+        """The polygon, and those on the other side of its cuts."""
+        found, left = [polygon], [p for p in self.polygons if p is not polygon]
+        for p in found:
+            seams = [at for at in walk(p) if abs(at[0]) in (180, 540) and self.seam(at)]
+            behind = [q for q in left if any(in_polygon(q, s, y) for _, y in seams for s in (179.9999999, -179.9999999))]
+            found += behind
+            left = [q for q in left if not any(q is b for b in behind)]
+        return found
+
+
+def walk(polygon):
+    for ring in polygon:
+        for (x1, y1), (x2, y2) in zip(ring, ring[1:]):
+            for i in range(Area.STEPS + 1):
+                t = i / Area.STEPS
+                yield x1 + t * (x2 - x1), y1 + t * (y2 - y1)
+
+
+def in_polygon(polygon, x, y):
+    """In whichever turn the rings are drawn."""
+    return any(
+        in_ring(polygon[0], lon, y) and not any(in_ring(hole, lon, y) for hole in polygon[1:]) for lon in (x, x + 360, x - 360))
 
 
 def in_ring(ring, x, y):
-    """Even-odd rule; no vector has a position on a boundary."""
-    odd = False
+    """Even-odd rule; no vector has a position on a boundary, but for the north
+    pole, which is held to be just south of itself."""
+    odd, y = False, min(y, 90 - 1e-9)
     for (x1, y1), (x2, y2) in zip(ring, ring[1:]):
         if (y1 > y) != (y2 > y) and x < (x2 - x1) * (y - y1) / (y2 - y1) + x1:
             odd = not odd
@@ -1122,8 +1268,26 @@ class Machine:
         self.floor = 0
         self.epochs = {}  # epoch → {stream → Stream}
         self.statements = {}  # epoch → {seq → (statement hash, prev)}
+        self.fixes = []  # (seconds, point, accuracy) of what was accepted under a limit of speed
 
-    def claim(self, r, statement, arrived, now):
+    def travel(self, r, key, issued, now):
+        """Returns the fix of this block; refused when it cannot be reached from its neighbours in time."""
+        limit = (key.location or {}).get("max_speed")
+        if not limit or r.location is None:
+            return None
+        l = r.location
+        signed = max(r.iat * 1000, issued or 0) // 1000
+        at = min(l.get(8, signed - l.get(9, 0)), now // 1000)
+        fix = (at, on_sphere(l[2], l[1]), l.get(4, 0))
+        before = max((f for f in self.fixes if f[0] < at), key=lambda f: f[0], default=None)
+        after = min((f for f in self.fixes if f[0] > at), key=lambda f: f[0], default=None)
+        for f in [before, after] + [f for f in self.fixes if f[0] == at]:
+            if f is not None:
+                way = angle(f[1], fix[1]) * LEAST_RADIUS - f[2] - fix[2] - 100
+                require(way <= limit / 3.6 * (abs(at - f[0]) + 2), "impossible_travel")
+        return fix
+
+    def claim(self, r, statement, arrived, now, key, issued):
         """Returns the accepted places, or None for the whole block."""
         require(r.epoch >= self.floor, "epoch_retired")
         known = self.statements.get(r.epoch, {})
@@ -1145,7 +1309,11 @@ class Machine:
         for seq in sorted(known)[:-MAX_STATEMENTS]:
             del known[seq]
         stream = self.epochs[r.epoch].setdefault(r.stream, Stream())
-        return self.accept(stream, r, arrived, now)
+        fix = None if r.number in stream.done else self.travel(r, key, issued, now)
+        places = self.accept(stream, r, arrived, now)
+        if fix is not None:
+            self.fixes.append(fix)
+        return places
 
     @staticmethod
     def accept(stream, r, arrived, now):
@@ -1179,7 +1347,8 @@ class Verifier:
         self.secret = bytes.fromhex(vector["nonce"]["secret"])
         self.store_epoch = bytes.fromhex(vector["nonce"]["store_epoch"])
         self.max_delay, self.skew = duration(vector["max_delay"]), duration(vector["skew"])
-        keys = [Key(e, vector["policy"]) for e in vector["keys"]]
+        policies, regions = vector.get("policies", []), vector.get("regions", {})
+        keys = [Key(e, vector["policy"], policies, regions) for e in vector["keys"]]
         self.keys = {k.kid: k for k in keys}
         self.machines = collections.defaultdict(Machine)
         self.openssl = openssl
@@ -1218,7 +1387,7 @@ class Verifier:
         require(key is not None, "unknown_key")
         key.check(now, issued)
         require(r.alg == key.alg, "algorithm_mismatch")  # step 5
-        require(key.on_p256(), "curve_mismatch")
+        require(key.fits(), "curve_mismatch")
         freshness = "sequence"
         if issued is None:
             require(key.freshness == "sequence", "nonce_missing")
@@ -1226,7 +1395,7 @@ class Verifier:
             freshness = "live" if now - issued <= key.live_within else "stale"
         arrived, proof = self.content(block, r, manifest, key)  # steps 6 to 8
         key.judge(block, r, freshness, issued)  # step 9
-        places = self.machines[r.kid].claim(r, proof[2], arrived, now)  # step 10
+        places = self.machines[r.kid].claim(r, proof[2], arrived, now, key, issued)  # step 10
         return self.verified(r, key, issued, freshness, arrived, proof, places)
 
     def content(self, block, r, manifest, key):
@@ -1251,7 +1420,7 @@ class Verifier:
         leaf = leaf_hash(self.signal, tolerances, r)
         root = root_of(leaf, r)
         structure = sig_structure(r.protected, root)
-        if not self.openssl.verify(key.pem, structure, r.signature):
+        if not self.openssl.verify(r.alg, key.pem, structure, r.signature):
             return None
         return leaf, root, sha256(b"telemark-prev-v1\0", structure)
 

@@ -55,6 +55,8 @@ type agent struct {
 	key  *ecdsa.PrivateKey
 	area []byte // TPMT_PUBLIC
 	kid  []byte
+	// agile signs instead of key, with an algorithm of the second profile.
+	agile *agileKey
 
 	audience string
 	nonce    []byte
@@ -143,16 +145,34 @@ func (a *agent) fork() *agent {
 	return &f
 }
 
-func pemOf(k *ecdsa.PublicKey) string {
+func pemOf(k crypto.PublicKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(k))}))
 }
 
 // entry is the agent's record in a key file.
 func (a *agent) entry() keyfile.Entry {
-	return keyfile.Entry{
+	e := keyfile.Entry{
 		KID: hex.EncodeToString(a.kid), Name: a.name, Algorithm: "ES256",
 		PublicKey: pemOf(&a.key.PublicKey), TPMPublic: a.area,
 	}
+	if a.agile != nil {
+		e.Algorithm, e.PublicKey = a.agile.algorithm.String(), pemOf(a.agile.public)
+	}
+	return e
+}
+
+func (a *agent) algorithm() receipt.Algorithm {
+	if a.agile != nil {
+		return a.agile.algorithm
+	}
+	return receipt.ES256
+}
+
+func (a *agent) signature(structure []byte) []byte {
+	if a.agile != nil {
+		return a.agile.sign(structure)
+	}
+	return sign(a.key, structure)
 }
 
 // sign makes r | s over the SHA-256 of a message, by RFC 6979.
@@ -230,7 +250,7 @@ func (a *agent) gather(blocks ...unsigned) *plan {
 	p.tree = merkle.Build(leaves)
 	a.seq++
 	p.header = &receipt.Statement{
-		Algorithm: receipt.ES256, KID: a.kid, Audience: a.audience, IssuedAt: a.iat.Unix(), Nonce: a.nonce,
+		Algorithm: a.algorithm(), KID: a.kid, Audience: a.audience, IssuedAt: a.iat.Unix(), Nonce: a.nonce,
 		UEID: receipt.UEID(deployment, a.kid), Location: a.location,
 		Epoch: a.epoch, Seq: a.seq, Size: p.tree.Size(), Prev: a.prev,
 	}
@@ -261,7 +281,7 @@ func (a *agent) sign(blocks ...unsigned) []*signed {
 // finish signs a group under protected header bytes, whatever is in them.
 func (a *agent) finish(p *plan, protected []byte) {
 	structure := receipt.SigStructure(protected, p.tree.Root())
-	signature := sign(a.key, structure)
+	signature := a.signature(structure)
 	was := *a
 	a.prev = receipt.StatementHash(structure)
 	for i, s := range p.items {

@@ -44,6 +44,8 @@ func all() *book {
 	transplants(b)
 	policies(b)
 	windows(b)
+	places(b)
+	agile(b)
 	return b
 }
 

@@ -26,6 +26,9 @@ type Vector struct {
 	Skew     Duration        `json:"skew"`
 	Policy   Policy          `json:"policy"`
 	Keys     []keyfile.Entry `json:"keys"`
+	// Policies and Regions stand in the key file beside the keys.
+	Policies []keyfile.Policy           `json:"policies,omitempty"`
+	Regions  map[string]json.RawMessage `json:"regions,omitempty"`
 	// UnusualKeys: a record that a key file may refuse, given to the verifier
 	// past it.
 	UnusualKeys bool `json:"unusual_keys,omitempty"`
