@@ -28,6 +28,8 @@ const (
 	codeUpstreamUnavailable code = "upstream_unavailable"
 	codeUpstreamTimeout     code = "upstream_timeout"
 	codeUpstreamRefused     code = "upstream_refused"
+	codeUpstreamInvalid     code = "upstream_invalid"
+	codeIssuerRefused       code = "issuer_refused" // counted only: its answer is handed on
 	codeInternal            code = "internal"
 )
 

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/telemark-otel/telemark/internal/nonce"
 	"github.com/telemark-otel/telemark/internal/replay"
@@ -23,9 +24,10 @@ type Config struct {
 	// Endpoint localhost:8444 unless given.
 	ServerConfig confighttp.ServerConfig `mapstructure:",squash"`
 
-	// Admin is the listener for GET /metrics/status and POST /nonces/cleanup.
-	// Endpoint localhost:8445 unless given; any that is not loopback needs auth.
-	// It is not opened on a relay.
+	// Admin is the listener for GET /metrics/status and POST /nonces/cleanup, on a relay
+	// for GET /gateway/status and GET /gateway/rate-limits with keys. Endpoint
+	// localhost:8445 unless given; any that is not loopback needs auth. A relay opens
+	// it only when it is configured; an empty endpoint is none.
 	Admin confighttp.ServerConfig `mapstructure:"admin"`
 
 	// SecretFile holds the MAC secret: raw bytes, all of them count, 32 bytes to 4 KiB,
@@ -73,8 +75,26 @@ type Config struct {
 	// endpoint, an http or https URL. Timeout 5 s unless given.
 	Upstream configoptional.Optional[confighttp.ClientConfig] `mapstructure:"upstream"`
 
+	// Keep is for how many keys a relay keeps the latest nonce, to hand it out again while the
+	// issuing server fails, 0 to 1,000,000. 0: none.
+	Keep int `mapstructure:"keep"`
+
 	// prevent unkeyed literal initialization
 	_ struct{}
+}
+
+var _ confmap.Unmarshaler = (*Config)(nil)
+
+// Unmarshal leaves the admin listener of a relay closed unless it is configured: a relay
+// may stand beside an issuing server that has the default port.
+func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	if err := conf.Unmarshal(c); err != nil {
+		return err
+	}
+	if c.Upstream.HasValue() && !conf.IsSet("admin") {
+		c.Admin.NetAddr.Endpoint = ""
+	}
+	return nil
 }
 
 // Bounds of the configuration.
@@ -85,6 +105,7 @@ const (
 	maxSkew        = time.Hour
 	maxClaimLease  = time.Hour
 	maxSilentAfter = 24 * time.Hour
+	maxKeep        = 1_000_000
 
 	maxWriteInterval = 100 * time.Millisecond // not longer than a claim may be leased
 )
@@ -103,6 +124,8 @@ var (
 	errSilentAfter   = fmt.Errorf("`silent_after` must be between 0 (never) and %v", maxSilentAfter)
 	errWriteInterval = fmt.Errorf("`write_interval` must be between 0 (no wait) and %v", maxWriteInterval)
 	errUpstream      = errors.New("`upstream::endpoint` must be an http or https URL without query, such as https://collector:8444")
+	errUpstreamWait  = errors.New("`upstream::timeout` must be above 0: somebody waits for each answer")
+	errKeep          = fmt.Errorf("`keep` must be between 0 (none) and %d", maxKeep)
 	errRelaySecret   = errors.New("`secret_file` cannot be combined with `upstream`: a relay has no secret")
 	errRelayStorage  = errors.New("`storage` cannot be combined with `upstream`: a relay keeps no windows")
 )
@@ -118,8 +141,8 @@ func (c *Config) Validate() error {
 	}
 	if c.Admin.NetAddr.Endpoint == "" {
 		errs = append(errs, errAdminEndpoint)
-	} else if !c.Admin.Auth.HasValue() && !isLocal(&c.Admin.NetAddr) {
-		errs = append(errs, fmt.Errorf("%w: %q", errAdminOpen, c.Admin.NetAddr.Endpoint))
+	} else {
+		errs = append(errs, c.validateAdmin())
 	}
 	if c.Audience == "" || len(c.Audience) > nonce.MaxAudienceLen {
 		errs = append(errs, fmt.Errorf("%w, got %d", errAudience, len(c.Audience)))
@@ -141,8 +164,24 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (c *Config) validateAdmin() error {
+	if !c.Admin.Auth.HasValue() && !isLocal(&c.Admin.NetAddr) {
+		return fmt.Errorf("%w: %q", errAdminOpen, c.Admin.NetAddr.Endpoint)
+	}
+	return nil
+}
+
 func (c *Config) validateRelay() error {
 	var errs []error
+	if c.Admin.NetAddr.Endpoint != "" {
+		errs = append(errs, c.validateAdmin())
+	}
+	if wait := c.Upstream.Get().Timeout; wait <= 0 {
+		errs = append(errs, fmt.Errorf("%w, got %v", errUpstreamWait, wait))
+	}
+	if c.Keep < 0 || c.Keep > maxKeep {
+		errs = append(errs, fmt.Errorf("%w, got %d", errKeep, c.Keep))
+	}
 	endpoint := c.Upstream.Get().Endpoint
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {

@@ -59,12 +59,20 @@ func TestRelayKeepsClientDefaults(t *testing.T) {
 	require.Equal(t, "https://collector:8444", cfg.Upstream.Get().Endpoint)
 	require.Equal(t, 5*time.Second, cfg.Upstream.Get().Timeout)
 	require.Empty(t, (&Extension{cfg: cfg}).Dependencies())
+	require.Equal(t, 10_000, cfg.Keep)
+}
+
+// A relay often stands beside a collector that has the default port.
+func TestRelayOpensItsAdminListenerOnlyWhenItIsConfigured(t *testing.T) {
+	require.Empty(t, load(t, "nonce/relay").Admin.NetAddr.Endpoint)
+	require.Equal(t, "localhost:8445", load(t, "nonce/relay_admin").Admin.NetAddr.Endpoint)
+	require.Equal(t, 7, load(t, "nonce/relay_admin").Keep)
 }
 
 func TestValidateNamesTheKey(t *testing.T) {
 	relay := func(c *Config) {
 		up := confighttp.NewDefaultClientConfig()
-		up.Endpoint = "https://collector:8444"
+		up.Endpoint, up.Timeout = "https://collector:8444", time.Second
 		c.Upstream = configoptional.Some(up)
 	}
 	id := component.MustNewID("file_storage")
@@ -95,6 +103,10 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"upstream empty":   {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "" }, errUpstream, "`upstream::endpoint`"},
 		"upstream scheme":  {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "collector:8444" }, errUpstream, "collector:8444"},
 		"upstream query":   {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "https://c/?x=1" }, errUpstream, "x=1"},
+		"upstream timeout": {func(c *Config) { relay(c); c.Upstream.Get().Timeout = 0 }, errUpstreamWait, "`upstream::timeout`"},
+		"keep":             {func(c *Config) { relay(c); c.Keep = -1 }, errKeep, "`keep`"},
+		"keep much":        {func(c *Config) { relay(c); c.Keep = 1_000_001 }, errKeep, "1000001"},
+		"relay admin open": {func(c *Config) { relay(c); c.Admin.NetAddr.Endpoint = ":8446" }, errAdminOpen, "`admin::endpoint`"},
 		"relay secret":     {func(c *Config) { relay(c); c.SecretFile = "x" }, errRelaySecret, "`secret_file`"},
 		"relay storage":    {func(c *Config) { relay(c); c.Storage = &id }, errRelayStorage, "`storage`"},
 	} {

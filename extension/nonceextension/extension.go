@@ -31,6 +31,7 @@ type Extension struct {
 	windows   *replay.Local
 	health    *health
 	sweeper   *sweeper
+	relay     *relay
 	servers   []*server
 }
 
@@ -80,11 +81,7 @@ func (e *Extension) Start(ctx context.Context, host component.Host) error {
 func (e *Extension) start(ctx context.Context, host component.Host) error {
 	e.health = newHealth(host)
 	if e.cfg.Upstream.HasValue() {
-		relay, err := newRelay(ctx, e, host)
-		if err != nil {
-			return err
-		}
-		return e.listen(ctx, host, "endpoint", &e.cfg.ServerConfig, relay.handler())
+		return e.startRelay(ctx, host)
 	}
 	if err := e.open(ctx, host); err != nil {
 		return err
@@ -97,6 +94,21 @@ func (e *Extension) start(ctx context.Context, host component.Host) error {
 	}
 	e.sweeper = startSweeper(e)
 	return nil
+}
+
+func (e *Extension) startRelay(ctx context.Context, host component.Host) error {
+	relay, err := newRelay(ctx, e, host)
+	if err != nil {
+		return err
+	}
+	e.relay = relay
+	if err := e.listen(ctx, host, "endpoint", &e.cfg.ServerConfig, relay.handler()); err != nil {
+		return err
+	}
+	if e.cfg.Admin.NetAddr.Endpoint == "" {
+		return nil
+	}
+	return e.listen(ctx, host, "admin::endpoint", &e.cfg.Admin, relay.adminHandler())
 }
 
 // open gets storage, secret and windows.
@@ -161,6 +173,10 @@ func (e *Extension) Shutdown(ctx context.Context) error {
 		errs = append(errs, s.stop(ctx))
 	}
 	e.servers = nil
+	if e.relay != nil {
+		e.relay.upstream.stop()
+		e.relay = nil
+	}
 	if e.windows != nil {
 		errs = append(errs, e.windows.Close(ctx))
 	}

@@ -23,6 +23,9 @@ const (
 	// defaultWriteInterval keeps writing under a hundredth of a processor.
 	defaultWriteInterval = 50 * time.Millisecond
 
+	// defaultKeep is a few MB.
+	defaultKeep = 10_000
+
 	// defaultBody holds 1,000 key ids and no more than a server should read
 	// from anybody who can connect.
 	defaultBody = 128 << 10
@@ -59,6 +62,7 @@ func createDefaultConfig() component.Config {
 		SilentAfter:  limits.SilentAfter,
 
 		WriteInterval: defaultWriteInterval,
+		Keep:          defaultKeep,
 		Upstream:      configoptional.Default(upstream),
 	}
 }

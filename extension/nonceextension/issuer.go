@@ -23,6 +23,7 @@ func (i *issuer) handler() http.Handler {
 // Outcomes as metric attributes.
 var (
 	outcomeOK      = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", "ok")))
+	outcomeKept    = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", "kept")))
 	outcomeRefused = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", "refused")))
 	outcomeFailed  = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", "failed")))
 )

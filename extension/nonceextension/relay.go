@@ -1,154 +1,209 @@
 package nonceextension
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
-	"sync/atomic"
+	"strconv"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 )
 
-// relay forwards requests for nonces to the issuing server. It keeps nothing
-// but whether the latest attempt was answered.
+// relay hands nonces of the issuing server on. While that does not answer it
+// serves the latest nonce of each key again, as long as it lasts: nonces are leases
+// that many groups are signed under, so to hand one out twice takes nothing
+// away from their strength.
 type relay struct {
 	*Extension
-	client *http.Client
-	base   string
-	down   atomic.Pointer[refusal]
+	upstream *upstream
+	kept     *keptNonces
+	counts   *relayCounts
+	limiters []limiter
+	started  time.Time
 }
 
-// maxUpstreamAnswer bounds what is read of the issuing server: 1,000 nonces of 64 bytes fit.
-const maxUpstreamAnswer = 1 << 20
-
 func newRelay(ctx context.Context, e *Extension, host component.Host) (*relay, error) {
-	upstream := *e.cfg.Upstream.Get()
-	client, err := upstream.ToClient(ctx, host.GetExtensions(), e.set.TelemetrySettings)
+	kept, err := newKeptNonces(e.cfg.Keep)
 	if err != nil {
-		return nil, fmt.Errorf("client of `upstream`: %w", err)
+		return nil, err
 	}
-	// A redirect would lead requests to where nobody configured.
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &relay{Extension: e, client: client, base: strings.TrimSuffix(upstream.Endpoint, "/")}, nil
+	y := &relay{Extension: e, kept: kept, counts: newRelayCounts(), limiters: limitersOf(host), started: time.Now()}
+	client, err := upstreamClient(ctx, e, host)
+	if err != nil {
+		return nil, err
+	}
+	y.upstream = newUpstream(client, e.cfg.Upstream.Get().Endpoint, y.keep)
+	y.upstream.changed = y.changed
+	return y, nil
+}
+
+// changed is told when the issuing server is lost, and when it is back.
+func (y *relay) changed(down *refusal) {
+	if down == nil {
+		y.telemetry.NonceUpstreamUp.Record(context.Background(), 1)
+		y.set.Logger.Info("The issuing server answers.")
+		return
+	}
+	y.telemetry.NonceUpstreamUp.Record(context.Background(), 0)
+	y.set.Logger.Warn("The issuing server does not give nonces; those that are kept are handed out as long as they last. " + down.msg + ".")
 }
 
 func (y *relay) handler() http.Handler {
 	return y.mux(routes{
-		"/nonce":  {http.MethodGet: y.nonce},
-		"/nonces": {http.MethodPost: y.nonces},
-		"/health": {http.MethodGet: y.serveHealth, http.MethodHead: y.serveHealth},
+		"/nonce":               {http.MethodGet: y.nonce},
+		"/nonces":              {http.MethodPost: y.nonces},
+		"/health":              {http.MethodGet: y.serveHealth, http.MethodHead: y.serveHealth},
+		"/gateway/status":      {http.MethodGet: y.status},
+		"/gateway/rate-limits": {http.MethodGet: y.rateLimits},
 	})
 }
 
 func (y *relay) nonce(w http.ResponseWriter, r *http.Request) {
+	y.counts.requests.Add(1)
 	kid, err := oneKID(r)
 	if err != nil {
 		y.refuseRequest(w, r, err)
 		return
 	}
-	y.forward(w, r, http.MethodGet, "/nonce?"+url.Values{"kid": {hex.EncodeToString(kid)}}.Encode(), nil, 1)
+	a, err := y.upstream.nonce(r.Context(), kidOf(kid))
+	if err != nil {
+		if n, ok := y.kept.get(kidOf(kid), time.Now()); ok {
+			y.serveKept(w, r, n.body, time.Since(n.asked), 1)
+			return
+		}
+		y.fails(w, r, err)
+		return
+	}
+	y.handOn(w, r, a, 1)
 }
 
 func (y *relay) nonces(w http.ResponseWriter, r *http.Request) {
+	y.counts.requests.Add(1)
 	kids, err := manyKIDs(r)
 	if err != nil {
 		y.refuseRequest(w, r, err)
 		return
 	}
-	req := kidsRequest{KIDs: make([]string, len(kids))}
-	for i, k := range kids {
-		req.KIDs[i] = hex.EncodeToString(k)
-	}
-	body, err := json.Marshal(req)
+	a, err := y.upstream.nonces(r.Context(), kids)
 	if err != nil {
-		y.refuseRequest(w, r, err)
+		if body, age, ok := y.keptMany(kids); ok {
+			y.serveKept(w, r, body, age, len(kids))
+			return
+		}
+		y.fails(w, r, err)
 		return
 	}
-	y.forward(w, r, http.MethodPost, "/nonces", body, len(kids))
+	y.handOn(w, r, a, len(kids))
+}
+
+// keep remembers the nonces of an answer, or forgets that of a key to which the
+// issuing server refuses one. It says whether the answer is of use at all.
+func (y *relay) keep(kids []kid, a upstreamAnswer) bool {
+	if a.status != http.StatusOK {
+		if len(kids) == 1 && a.status != http.StatusTooManyRequests {
+			y.kept.drop(kids[0])
+		}
+		return true
+	}
+	raws := []json.RawMessage{a.body}
+	if a.many {
+		var answers struct {
+			Nonces []json.RawMessage `json:"nonces"`
+		}
+		if json.Unmarshal(a.body, &answers) != nil || len(answers.Nonces) != len(kids) {
+			return false
+		}
+		raws = answers.Nonces
+	}
+	nonces := make([]keptNonce, len(kids))
+	for i, raw := range raws {
+		var ok bool
+		if nonces[i], ok = parseNonce(kids[i], raw, a.asked); !ok {
+			return false
+		}
+	}
+	for i := range nonces {
+		y.kept.put(kids[i], nonces[i])
+	}
+	return true
 }
 
 func (y *relay) refuseRequest(w http.ResponseWriter, r *http.Request, err error) {
 	y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeRefused)
+	y.counts.refuse(err)
 	y.refuse(w, err)
 }
 
-// forward asks the issuing server and hands its answer on.
-func (y *relay) forward(w http.ResponseWriter, r *http.Request, method, path string, body []byte, nonces int) {
-	status, answered, err := y.ask(r.Context(), method, path, body)
-	if err != nil {
-		var down *refusal
-		if errors.As(err, &down) && r.Context().Err() == nil {
-			y.down.Store(down)
-		}
-		y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeFailed)
-		y.refuse(w, err)
-		return
+func (y *relay) fails(w http.ResponseWriter, r *http.Request, err error) {
+	y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeFailed)
+	if r.Context().Err() != nil {
+		return // nobody waits for an answer
 	}
-	y.down.Store(nil)
-	if status == http.StatusOK {
+	y.counts.refuse(err)
+	y.refuse(w, err)
+}
+
+// handOn answers what the issuing server said.
+func (y *relay) handOn(w http.ResponseWriter, r *http.Request, a upstreamAnswer, nonces int) {
+	if a.status == http.StatusOK {
 		y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeOK)
 		y.telemetry.NonceIssued.Add(r.Context(), int64(nonces))
+		y.counts.relayed.Add(uint64(nonces))
 	} else {
 		y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeRefused)
+		y.counts.refuse(&refusal{a.status, codeIssuerRefused, ""})
+		if a.retryAfter != "" {
+			w.Header().Set("Retry-After", a.retryAfter)
+		}
 	}
-	raw(w, status, answered)
+	raw(w, a.status, a.body)
 }
 
-// ask returns the answer of the issuing server when it is one for the agent:
-// a success, or a refusal of what the agent asked.
-func (y *relay) ask(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, y.base+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, fmt.Errorf("request to the issuing server: %w", err)
-	}
-	req.Header.Set("Accept", "application/json")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := y.client.Do(req)
-	if err != nil {
-		return 0, nil, transportError(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answered, err := io.ReadAll(io.LimitReader(resp.Body, maxUpstreamAnswer+1))
-	if err != nil {
-		return 0, nil, transportError(err)
-	}
-	switch {
-	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return 0, nil, &refusal{http.StatusBadGateway, codeUpstreamRefused, fmt.Sprintf("the issuing server refuses this gateway with status %d", resp.StatusCode)}
-	case len(answered) > maxUpstreamAnswer || !json.Valid(answered),
-		resp.StatusCode != http.StatusOK && (resp.StatusCode < 400 || resp.StatusCode >= 500):
-		return 0, nil, &refusal{http.StatusBadGateway, codeUpstreamUnavailable, fmt.Sprintf("the issuing server gives no usable answer (status %d)", resp.StatusCode)}
-	default:
-		return resp.StatusCode, answered, nil
-	}
+// serveKept answers with nonces that were handed out before. Age (RFC 9111) says
+// how old they are.
+func (y *relay) serveKept(w http.ResponseWriter, r *http.Request, body []byte, age time.Duration, nonces int) {
+	y.telemetry.NonceRequests.Add(r.Context(), 1, outcomeKept)
+	y.counts.kept.Add(uint64(nonces))
+	w.Header().Set("Age", strconv.Itoa(int(max(age, 0)/time.Second)))
+	raw(w, http.StatusOK, body)
 }
 
-// transportError says no more than the class of the error: names and addresses
-// behind a gateway are none of its callers' business.
-func transportError(err error) error {
-	var timeout net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
-		return &refusal{http.StatusGatewayTimeout, codeUpstreamTimeout, "the issuing server does not answer in time"}
+// keptMany returns an answer for several keys, when there is a nonce for each.
+func (y *relay) keptMany(kids [][]byte) (body []byte, age time.Duration, ok bool) {
+	now := time.Now()
+	out := struct {
+		Nonces []json.RawMessage `json:"nonces"`
+	}{make([]json.RawMessage, len(kids))}
+	for i, k := range kids {
+		n, found := y.kept.get(kidOf(k), now)
+		if !found {
+			return nil, 0, false
+		}
+		out.Nonces[i] = n.body
+		age = max(age, now.Sub(n.asked))
 	}
-	return &refusal{http.StatusBadGateway, codeUpstreamUnavailable, "the issuing server cannot be reached"}
+	body, err := json.Marshal(out)
+	return body, age, err == nil
 }
 
-// serveHealth is that of the relay: degraded while the latest attempt failed.
+// serveHealth is that of the relay: degraded while the issuing server fails.
 func (y *relay) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	down := y.down.Load()
-	if down == nil {
-		writeHealth(w, roleRelay, false, "")
+	if down, ok := errors.AsType[*refusal](y.upstream.failed()); ok {
+		writeHealth(w, roleRelay, true, down.code)
 		return
 	}
-	writeHealth(w, roleRelay, true, down.code)
+	writeHealth(w, roleRelay, false, "")
 }
+
+// kid is a key id as a map takes it.
+type kid [kidLen]byte
+
+func kidOf(b []byte) (k kid) {
+	copy(k[:], b)
+	return k
+}
+
+func (k kid) String() string { return hex.EncodeToString(k[:]) }

@@ -166,3 +166,116 @@ func BenchmarkAllow(b *testing.B) {
 		i++
 	}
 }
+
+// A piece larger than the burst would wait for ever; it overdraws, and the
+// average holds all the same.
+func TestPieceLargerThanTheBurstPassesAndIsPaidFor(t *testing.T) {
+	table := limit.NewTableOf[int](limit.Rate{Events: 1000, Per: time.Second, Burst: 500}, 10, time.Minute)
+	ok, _ := table.Lend(7, 3000, t0)
+	require.True(t, ok)
+	require.InDelta(t, 6, table.Used(7, t0), 1e-6)
+	ok, retry := table.Lend(7, 1, t0)
+	require.False(t, ok)
+	require.Equal(t, 2500*time.Millisecond+time.Millisecond, retry)
+	ok, _ = table.Lend(8, 1, t0)
+	require.True(t, ok, "a neighbour")
+	ok, _ = table.Lend(7, 0, t0.Add(retry-time.Nanosecond-time.Millisecond))
+	require.False(t, ok)
+	ok, _ = table.Lend(7, 1, t0.Add(retry))
+	require.True(t, ok, "come when told")
+
+	passed := 0
+	for ms := 10_000; ms < 110_000; ms += 7 {
+		if ok, _ := table.Lend(9, 700, t0.Add(time.Duration(ms)*time.Millisecond)); ok {
+			passed += 700
+		}
+	}
+	require.InDelta(t, 100_000+500, passed, 700)
+}
+
+func TestAskingTakesNothing(t *testing.T) {
+	table := limit.NewTableOf[string](limit.Rate{Events: 10, Per: time.Second}, 10, time.Minute)
+	for range 100 {
+		ok, _ := table.Lend("a", 0, t0)
+		require.True(t, ok)
+	}
+	require.Zero(t, table.Used("a", t0))
+	require.Zero(t, table.Len())
+	table.Take("a", 10, t0)
+	ok, _ := table.Lend("a", 0, t0)
+	require.False(t, ok)
+	table.Take("a", 0, t0)
+	require.InDelta(t, 1, table.Used("a", t0), 1e-9)
+}
+
+// Nobody is shut out for longer than the debt that the table allows.
+func TestDebtIsBounded(t *testing.T) {
+	table := limit.NewTableOf[string](limit.Rate{Events: 1, Per: time.Second}, 10, time.Minute)
+	for range 5 {
+		table.Take("a", 1_000_000_000, t0)
+	}
+	ok, retry := table.Lend("a", 1, t0)
+	require.False(t, ok)
+	require.Equal(t, time.Minute+time.Second, retry)
+	ok, _ = table.Lend("a", 1, t0.Add(retry))
+	require.True(t, ok)
+	table.Take("a", 1_000_000_000, t0.Add(time.Hour))
+	ok, retry = table.Lend("a", 1, t0)
+	require.False(t, ok, "the clock went back")
+	require.LessOrEqual(t, retry, time.Minute+time.Second)
+}
+
+// Rates of many events in a nanosecond are held too.
+func TestFastRatesAreExact(t *testing.T) {
+	table := limit.NewTableOf[string](limit.Rate{Events: 3_000_000_000, Per: time.Second, Burst: 100_000}, 10, time.Minute)
+	now, passed := t0, 0
+	for now.Before(t0.Add(10 * time.Millisecond)) {
+		if ok, _ := table.Lend("a", 10_000, now); ok {
+			passed += 10_000
+		}
+		now = now.Add(time.Microsecond)
+	}
+	require.InDelta(t, 30_000_000, passed, 200_000)
+}
+
+func TestFullestAreThoseOfWhichMostIsUsed(t *testing.T) {
+	for _, size := range []int{1000, 100_000} {
+		shards := limit.NewShards[int](limit.Rate{Events: 1, Per: time.Second, Burst: 1000}, size, time.Minute)
+		for i := range 500 {
+			shards.Take(i, i, t0)
+		}
+		require.Equal(t, 499, shards.Len(), "who took nothing has no bucket")
+		uses := shards.Fullest(3, t0)
+		require.Len(t, uses, 3)
+		require.Equal(t, limit.Use[int]{Key: 499, Used: 0.499}, uses[0])
+		require.Equal(t, 497, uses[2].Key)
+		require.Len(t, shards.Fullest(10_000, t0), 499)
+		require.Empty(t, shards.Fullest(0, t0))
+		require.Empty(t, shards.Fullest(3, t0.Add(time.Hour)), "all full again")
+	}
+}
+
+func TestPartsShareTheirBound(t *testing.T) {
+	shards := limit.NewShards[int](limit.Rate{Events: 1, Per: time.Hour}, 20_000, 0)
+	for i := range 100_000 {
+		shards.Allow(i, 1, t0)
+	}
+	require.LessOrEqual(t, shards.Len(), 20_000)
+	require.Greater(t, shards.Len(), 19_000)
+	ok, _ := shards.Allow(99_999, 1, t0)
+	require.False(t, ok)
+	require.True(t, shards.Limits())
+	require.False(t, limit.NewShards[int](limit.Rate{}, 10, 0).Limits())
+}
+
+func BenchmarkShards(b *testing.B) {
+	shards := limit.NewShards[[74]byte](limit.Rate{Events: 1_000_000_000, Per: time.Second}, 20_000, 0)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		var key [74]byte
+		for i := 0; pb.Next(); i++ {
+			key[0], key[1] = byte(i), byte(i>>8)&15
+			shards.Allow(key, 1, t0)
+		}
+	})
+}

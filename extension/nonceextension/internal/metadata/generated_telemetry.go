@@ -37,6 +37,7 @@ type TelemetryBuilder struct {
 	NonceStoreLost            metric.Int64Counter
 	NonceStreams              metric.Int64Gauge
 	NonceStreamsSilent        metric.Int64Gauge
+	NonceUpstreamUp           metric.Int64Gauge
 	NonceWindowCommitDuration metric.Float64Histogram
 	NonceWindowCommitSize     metric.Int64Histogram
 	NonceWindowCommits        metric.Int64Counter
@@ -135,6 +136,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_nonce_streams_silent",
 		metric.WithDescription("Streams from which nothing was accepted for silent_after and that did not say goodbye. [Alpha]"),
 		metric.WithUnit("{stream}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.NonceUpstreamUp, err = builder.meter.Int64Gauge(
+		"otelcol_nonce_upstream_up",
+		metric.WithDescription("1 when the latest attempt of a relay to ask the issuing server was answered, 0 when it failed. [Alpha]"),
+		metric.WithUnit("1"),
 	)
 	errs = errors.Join(errs, err)
 	builder.NonceWindowCommitDuration, err = builder.meter.Float64Histogram(

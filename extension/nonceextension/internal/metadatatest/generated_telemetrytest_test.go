@@ -30,6 +30,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.NonceStoreLost.Add(context.Background(), 1)
 	tb.NonceStreams.Record(context.Background(), 1)
 	tb.NonceStreamsSilent.Record(context.Background(), 1)
+	tb.NonceUpstreamUp.Record(context.Background(), 1)
 	tb.NonceWindowCommitDuration.Record(context.Background(), 1)
 	tb.NonceWindowCommitSize.Record(context.Background(), 1)
 	tb.NonceWindowCommits.Add(context.Background(), 1)
@@ -64,6 +65,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualNonceStreamsSilent(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualNonceUpstreamUp(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualNonceWindowCommitDuration(t, testTel,

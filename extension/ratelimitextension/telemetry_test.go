@@ -1,0 +1,45 @@
+package ratelimitextension
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
+
+	"github.com/telemark-otel/telemark/extension/ratelimitextension/internal/metadatatest"
+)
+
+// No metric has a key among its labels.
+func TestTelemetryCountsWhatHappened(t *testing.T) {
+	tel := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, tel.Shutdown(context.Background())) })
+	cfg := createDefaultConfig().(*Config)
+	cfg.Requests = RateConfig{Rate: 1, Per: time.Hour}
+	e, err := newExtension(metadatatest.NewSettings(tel), cfg)
+	require.NoError(t, err)
+	require.NoError(t, e.Start(t.Context(), componenttest.NewNopHost()))
+	t.Cleanup(func() { require.NoError(t, e.Shutdown(context.Background())) })
+	h := wrap(t, e, reading)
+	send(h, "192.0.2.1", "/")
+	send(h, "192.0.2.2", "/")
+	require.Equal(t, http.StatusTooManyRequests, send(h, "192.0.2.1", "/").Code)
+
+	point := func(v int64, attrs ...attribute.KeyValue) metricdata.DataPoint[int64] {
+		return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(attrs...)}
+	}
+	http, grpc := attribute.String("protocol", "http"), attribute.String("protocol", "grpc")
+	reason := func(r Reason) attribute.KeyValue { return attribute.Stringer("reason", r) }
+	metadatatest.AssertEqualRatelimitAdmittedRequests(t, tel, []metricdata.DataPoint[int64]{point(2, http), point(0, grpc)}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitRefusedRequests(t, tel, []metricdata.DataPoint[int64]{
+		point(1, http, reason(RequestRate)), point(0, http, reason(ByteRate)), point(0, http, reason(Concurrency)),
+		point(0, grpc, reason(RequestRate)), point(0, grpc, reason(ByteRate)), point(0, grpc, reason(Concurrency)),
+	}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitBuckets(t, tel, []metricdata.DataPoint[int64]{point(2)}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitInFlightRequests(t, tel, []metricdata.DataPoint[int64]{point(0)}, metricdatatest.IgnoreTimestamp())
+}
