@@ -5,11 +5,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/internal/daemon"
 	"github.com/telemark-otel/telemark/registryd/internal/config"
 )
 
@@ -51,16 +49,16 @@ func newHealthcheck() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			answer, err := ask(ctx, client, base+path)
+			answer, err := daemon.Ask(ctx, client, base+path)
 			if err != nil {
-				return failed(err)
+				return daemon.Failed(err)
 			}
-			say(cmd.OutOrStdout(), "%s", answer)
+			daemon.Say(cmd.OutOrStdout(), "%s", answer)
 			return nil
 		},
 	}
 	config.Flags(cmd.Flags(), c)
-	for _, name := range config.Names(cmd.Flags()) {
+	for _, name := range daemon.Names(cmd.Flags()) {
 		if name != "listen" && name != "tls-cert" {
 			_ = cmd.Flags().MarkHidden(name) // fails for flags that do not exist
 		}
@@ -125,28 +123,4 @@ func pinLeaf(conf *tls.Config, file string) error {
 		return nil
 	}
 	return nil
-}
-
-func ask(ctx context.Context, client *http.Client, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", fmt.Errorf("ask %s: %w", url, err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", fmt.Errorf("ask: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return "", fmt.Errorf("ask %s: %w", url, err)
-	}
-	if resp.StatusCode == http.StatusOK {
-		return strings.TrimSpace(string(body)), nil
-	}
-	var refused api.ErrorBody
-	if json.Unmarshal(body, &refused) == nil && refused.Reason.Known() {
-		return "", fmt.Errorf("%s answers %s: %s", url, resp.Status, refused.Error)
-	}
-	return "", fmt.Errorf("%s answers %s", url, resp.Status)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
 	"github.com/telemark-otel/telemark/registryd/internal/config"
 	"github.com/telemark-otel/telemark/registryd/internal/signkey"
 )
@@ -36,20 +37,20 @@ GET /v1/registry-key answers is only as good as the connection.`,
 			}
 			key, err := signkey.Load(c.KeyFile)
 			if err != nil {
-				return failed(err)
+				return daemon.Failed(err)
 			}
 			if fingerprint {
 				hash, err := signkey.Fingerprint(key)
-				say(cmd.OutOrStdout(), "%s", hash)
-				return failed(err)
+				daemon.Say(cmd.OutOrStdout(), "%s", hash)
+				return daemon.Failed(err)
 			}
 			pem, err := signkey.Public(key)
 			_, _ = cmd.OutOrStdout().Write(pem)
-			return failed(err)
+			return daemon.Failed(err)
 		},
 	}
 	config.Flags(cmd.Flags(), c)
-	for _, name := range config.Names(cmd.Flags()) {
+	for _, name := range daemon.Names(cmd.Flags()) {
 		if name != "key-file" {
 			_ = cmd.Flags().MarkHidden(name) // fails for flags that do not exist
 		}

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
 	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/tdx"
 	"github.com/telemark-otel/telemark/internal/tdx/collateral"
@@ -79,12 +80,12 @@ func open(ctx context.Context, c *config.Config, logger *zap.Logger) (_ *program
 	}
 	signer, err := answer.NewSigner(p.key)
 	if err != nil {
-		return nil, failed(err)
+		return nil, daemon.Failed(err)
 	}
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := p.openStore(starting, dsn, signer); err != nil {
-		return nil, failed(err)
+		return nil, daemon.Failed(err)
 	}
 	defer func() {
 		if err != nil {
@@ -105,7 +106,7 @@ func (p *program) openServices(signer *answer.Signer, who *auth.Auth, policies *
 	c := p.config
 	seal, err := signkey.SealKey(p.key)
 	if err != nil {
-		return failed(err)
+		return daemon.Failed(err)
 	}
 	if !c.SkipTDXAuth {
 		if p.quotes, err = openQuotes(c, policies, p.store, p.logger.Named("collateral")); err != nil {
@@ -117,27 +118,27 @@ func (p *program) openServices(signer *answer.Signer, who *auth.Auth, policies *
 		Lease: c.Lease, Queue: enrol.Queue(c.Queue), PCRs: pcrs, Logger: p.logger.Named("enrol"),
 	})
 	if err != nil {
-		return failed(err)
+		return daemon.Failed(err)
 	}
 	machines, err := fleet.New(fleet.Options{Store: p.store, Signer: signer, SealKey: seal, Logger: p.logger.Named("fleet")})
 	if err != nil {
-		return failed(err)
+		return daemon.Failed(err)
 	}
 	o := instance.Options{
 		Store: p.store, SealKey: seal, Lease: c.Lease, RequireV1: c.RequireV1,
-		AllowEncryptedPPID: c.AllowEncryptedPPID, Logger: p.logger.Named("instance"),
+		AllowEncryptedPPID: c.AllowEncryptedPPID, Signer: signer, Logger: p.logger.Named("instance"),
 	}
 	if p.quotes != nil {
 		o.Quotes = p.quotes
 	}
 	instances, err := instance.New(o)
 	if err != nil {
-		return failed(err)
+		return daemon.Failed(err)
 	}
 	p.off = switchedOff(c, who)
 	p.server = server.New(server.Options{
 		Enrolment: p.enrol, Instances: instances, Fleet: machines, Store: p.store, Signer: signer,
-		Metrics: p.metrics, PublicKey: signer.Public(), Off: p.off, Version: versionOf(), Collateral: collateralCheck(c),
+		Metrics: p.metrics, PublicKey: signer.Public(), Off: p.off, Version: daemon.Version(version), Collateral: collateralCheck(c),
 		RequireAuth: c.RequireAuth, Proxies: c.Proxies(), PerAddress: c.PerAddress(), PerKey: c.PerKey(), RateTable: c.RateTable,
 		MaxVerifications: c.MaxVerifications, MaxStreams: c.MaxStreams, Logger: p.logger.Named("server"),
 	})

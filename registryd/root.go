@@ -1,38 +1,16 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
 	"github.com/telemark-otel/telemark/registryd/internal/config"
 )
 
 // version is set by the linker (-X main.version=…).
 var version string
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1 // the work could not be done, or the registry is not healthy
-	exitUsage  = 2 // the command line or a file that it names is wrong
-)
-
-// failure is an error that no other command line would avoid.
-type failure struct{ error }
-
-func (f failure) Unwrap() error { return f.error }
-
-func failed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return failure{err}
-}
 
 const rootLong = `registryd is the registry: it enrols machines by their TPM and instances by
 their TDX quote, keeps who is who and the policies, and tells verifying
@@ -55,7 +33,7 @@ func newRoot(out, errOut io.Writer) *cobra.Command {
 		Short:         "The registry of telemark: who is who, proven by the hardware",
 		Long:          rootLong,
 		Example:       rootExample,
-		Version:       versionOf(),
+		Version:       daemon.Version(version),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -85,31 +63,5 @@ func newServe() *cobra.Command {
 
 // run executes the command line and returns the exit code.
 func run(args []string, out, errOut io.Writer) int {
-	root := newRoot(out, errOut)
-	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(context.Background())
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, new(failure)):
-		say(errOut, "registryd: %v", err)
-		return exitFailed
-	default:
-		say(errOut, "registryd: %v", err)
-		say(errOut, "Run '%s --help' for usage.", cmd.CommandPath())
-		return exitUsage
-	}
-}
-
-// say writes lines for people; what cannot be written to a closed pipe is lost.
-func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
-
-func versionOf() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "dev"
+	return daemon.Run(newRoot(out, errOut), args, errOut)
 }

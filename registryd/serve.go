@@ -15,21 +15,18 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"golang.org/x/net/netutil"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/registryd/internal/config"
 	"github.com/telemark-otel/telemark/registryd/internal/server"
 	"github.com/telemark-otel/telemark/registryd/internal/tlsfiles"
 )
 
-// Times of the listener.
+// Times of the beginning and the end.
 const (
-	headerTimeout = 5 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10
-	drainTimeout  = 20 * time.Second
-	startTimeout  = time.Minute
+	drainTimeout = 20 * time.Second
+	startTimeout = time.Minute
 )
 
 // serve runs the registry until it is told to end.
@@ -40,7 +37,7 @@ func serve(cmd *cobra.Command, c *config.Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	logger, err := newLogger(c.LogLevel)
+	logger, err := daemon.NewLogger(c.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -53,20 +50,7 @@ func serve(cmd *cobra.Command, c *config.Config) error {
 		return err
 	}
 	defer p.close()
-	return failed(p.listen(ctx))
-}
-
-func newLogger(level string) (*zap.Logger, error) {
-	conf := zap.NewProductionConfig()
-	parsed, err := zapcore.ParseLevel(level)
-	if err != nil {
-		return nil, fmt.Errorf("--log-level %.32q: want debug, info, warn or error", level)
-	}
-	conf.Level = zap.NewAtomicLevelAt(parsed)
-	conf.EncoderConfig.EncodeTime = zapcore.RFC3339TimeEncoder
-	conf.EncoderConfig.TimeKey = "time"
-	conf.DisableCaller, conf.DisableStacktrace = true, true
-	return conf.Build()
+	return daemon.Failed(p.listen(ctx))
 }
 
 // listen serves until ctx ends, and drains then.
@@ -81,8 +65,7 @@ func (p *program) listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	ln = netutil.LimitListener(ln, p.config.MaxConnections)
-	ln = newPerAddress(ln, max(1, p.config.MaxConnections/shareOfOne), p.config.Proxies())
+	ln = httpd.Limit(ln, p.config.MaxConnections, p.config.Proxy)
 	background.Go(func() { p.server.Run(work) })
 	background.Go(func() { p.keepHouse(work) })
 	background.Go(func() { p.reloadOnChange(work) })
@@ -97,7 +80,7 @@ func (p *program) listen(ctx context.Context) error {
 		served <- srv.Serve(ln)
 	})
 	p.logger.Info("Serving.", zap.String("address", ln.Addr().String()), zap.Bool("tls", p.tls != nil),
-		zap.String("store", p.store.Kind()), zap.String("version", versionOf()), zap.Strings("off", p.off))
+		zap.String("store", p.store.Kind()), zap.String("version", daemon.Version(version)), zap.Strings("off", p.off))
 
 	select {
 	case err := <-served:
@@ -119,15 +102,7 @@ func (p *program) listen(ctx context.Context) error {
 }
 
 func newHTTP(s *server.Server, files *tlsfiles.Files, logger *zap.Logger) *http.Server {
-	std, _ := zap.NewStdLogAt(logger.Named("http"), zap.DebugLevel) // fails for levels that do not exist
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          std,
-		// Bodies and answers have deadlines of their own, since streams go on.
-	}
+	srv := httpd.New(s, logger)
 	if files != nil {
 		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: files.Config}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
 )
 
@@ -41,10 +42,10 @@ func newToken() *cobra.Command {
 			}
 			line, err := yaml.Marshal([]auth.FileToken{entry})
 			if err != nil {
-				return failed(err)
+				return daemon.Failed(err)
 			}
-			say(cmd.ErrOrStderr(), "%s", token)
-			say(cmd.OutOrStdout(), "%s", strings.TrimRight(string(line), "\n"))
+			daemon.Say(cmd.ErrOrStderr(), "%s", token)
+			daemon.Say(cmd.OutOrStdout(), "%s", strings.TrimRight(string(line), "\n"))
 			return nil
 		},
 	}

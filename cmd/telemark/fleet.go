@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +33,7 @@ A machine is named by its name or its EK hash.`
   telemark fleet revoke edge-a --reason stolen
   telemark fleet replace edge-a --ek-hash 4f1c… --reason "mainboard died"
   telemark fleet policy set --scope label:site=berlin --require-evidence genuine
+  telemark fleet instances show 9f0a…
   telemark fleet keys --pin registry.pub > keys.json`
 )
 
@@ -342,45 +342,4 @@ func revoke(cmd *cobra.Command, registry *admin.Client, whom, reason string) err
 		return answered(err)
 	}
 	return showMachine(cmd, m)
-}
-
-func newFleetInstances(c *connection) *cobra.Command {
-	var state string
-	cmd := &cobra.Command{
-		Use:     "instances",
-		Short:   "List TDX instances",
-		Example: "  telemark fleet instances --state verified",
-		Args:    cobra.NoArgs,
-		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {
-			query := url.Values{"limit": {"1000"}}
-			set(query, "state", state)
-			all, err := allPages(cmd.Context(), query, registry.Instances)
-			if err != nil {
-				return answered(err)
-			}
-			return show(cmd, all, func(w io.Writer) { instanceTable(w, all) })
-		}),
-	}
-	cmd.Flags().StringVar(&state, "state", "", "only those in this state: verified, unverified or revoked")
-	return cmd
-}
-
-func instanceTable(w io.Writer, instances []api.Instance) {
-	t := newTable(w, "instance", "state", "generation", "tcb", "operator", "owner", "verified", "lease ends")
-	for i := range instances {
-		in := &instances[i]
-		t.AppendRow([]any{
-			fmt.Sprintf("%x", []byte(in.Pubkey)), string(in.State), strconv.Itoa(in.Generation), dash(in.TCBStatus),
-			party(in.Operator), party(in.Owner), when(in.VerifiedAt), when(in.ExpiresAt),
-		})
-	}
-	t.Render()
-	say(w, "%d instances", len(instances))
-}
-
-func party(p *api.Party) string {
-	if p == nil {
-		return "-"
-	}
-	return fmt.Sprintf("%.8x…", []byte(p.Pubkey))
 }

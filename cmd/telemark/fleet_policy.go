@@ -76,7 +76,7 @@ func newPolicySet(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "set --scope SCOPE",
 		Short:   "Set the policy of a scope, as a whole",
-		Long:    "Set the policy of a scope. What was set for this scope before is replaced as a\nwhole. --location names a file with a location policy as in a key file: members\nrequired, sources, max_age, max_accuracy, within (a GeoJSON geometry), mode.",
+		Long:    "Set the policy of a scope. What was set for this scope before is replaced as a\nwhole. --location names a file with a location policy as in a key file: members\nrequired, sources, max_age, max_accuracy, within (GeoJSON), regions (names of\nareas that the verifiers have), mode, max_speed.",
 		Example: policyExample,
 		Args:    cobra.NoArgs,
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, _ []string) error {

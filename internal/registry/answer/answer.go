@@ -29,6 +29,7 @@ const (
 	KindEvent     Kind = "event"     // Event
 	KindHeartbeat Kind = "heartbeat" // Heartbeat
 	KindAuditHead Kind = "audit-head"
+	KindIdentity  Kind = "identity" // Identity
 )
 
 // Head stands in every answer.

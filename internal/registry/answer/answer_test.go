@@ -57,6 +57,7 @@ func TestEveryKindComesBackAsItWasSigned(t *testing.T) {
 		answer.KindEvent:     {&answer.Event{Head: key.Head, Previous: 6, What: "revoked", Records: []answer.Record{key.Record}}, &answer.Event{}},
 		answer.KindHeartbeat: {&answer.Heartbeat{Head: key.Head, Count: 9}, &answer.Heartbeat{}},
 		answer.KindAuditHead: {&answer.AuditHead{Head: key.Head, Seq: 3, Hash: []byte{4}}, &answer.AuditHead{}},
+		answer.KindIdentity:  {&answer.Identity{Head: key.Head, Origin: []byte{1}, Instance: []byte{2}, Counter: 9, Verified: true}, &answer.Identity{}},
 	} {
 		encoded, err := s.Sign(kind, pair[0])
 		require.NoError(t, err)

@@ -64,6 +64,10 @@ type Registration struct {
 	// TLSKey is SHA-256 of the SubjectPublicKeyInfo that the instance serves
 	// TLS with; second generation only, empty without.
 	TLSKey Hex `json:"tls_key,omitempty"`
+	// Statement is what the instance says of itself, the bytes that package
+	// statement encodes (at most 32 KiB); second generation only, empty
+	// without. It has other report data.
+	Statement []byte `json:"statement,omitempty"`
 }
 
 // InstanceNonce answers POST /v1/nonces.
@@ -97,6 +101,11 @@ type Instance struct {
 	// verification switched off.
 	PPIDProven bool   `json:"ppid_proven"`
 	Revision   uint64 `json:"revision"`
+
+	// Facts are there when the registration came with a statement.
+	Facts *InstanceFacts `json:"facts,omitempty"`
+	// Statement is what they follow from; lists leave it out.
+	Statement []byte `json:"statement,omitempty"`
 }
 
 // InstanceState is where an instance stands.
@@ -108,6 +117,8 @@ const (
 	TDXUnverified InstanceState = "unverified" // registered while verification was switched off
 	TDXExpired    InstanceState = "expired"
 	TDXRevoked    InstanceState = "revoked"
+	// TDXSuperseded: the identity goes on with another instance key.
+	TDXSuperseded InstanceState = "superseded"
 )
 
 // Measurements of a TD, from its quote.
@@ -146,7 +157,10 @@ func ReportDataV0(r *Registration) [64]byte {
 //	SHA-512("telemark-tdx-register-v1\0" | nonce | instance_pubkey | ppid | tls_key |
 //	        operator: pubkey | instance_signature | identity_signature | owner: same)
 //
-// each part as u32 length (big endian) and bytes.
+// each part as u32 length (big endian) and bytes. With a statement it is another
+// tag and one more part:
+//
+//	SHA-512("telemark-tdx-state-v1\0" | the same parts | statement)
 func ReportDataV1(r *Registration) [64]byte {
 	parts := [][]byte{r.Nonce, r.InstancePubkey, r.PPID, r.TLSKey}
 	for _, p := range []*Party{r.Operator, r.Owner} {
@@ -155,5 +169,9 @@ func ReportDataV1(r *Registration) [64]byte {
 		}
 		parts = append(parts, p.Pubkey, p.InstanceSignature, p.IdentitySignature)
 	}
-	return [64]byte(sum(sha512.New(), "telemark-tdx-register-v1", parts...))
+	tag := "telemark-tdx-register-v1"
+	if len(r.Statement) > 0 {
+		tag, parts = "telemark-tdx-state-v1", append(parts, r.Statement)
+	}
+	return [64]byte(sum(sha512.New(), tag, parts...))
 }

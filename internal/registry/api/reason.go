@@ -106,6 +106,12 @@ const (
 	OwnerChanged             Reason = "owner_changed"
 	ReportDataMismatch       Reason = "report_data_mismatch"
 	InstanceRevoked          Reason = "instance_revoked"
+	StatementMalformed       Reason = "statement_malformed"
+	StatementMismatch        Reason = "statement_mismatch"
+	StatementContradicted    Reason = "statement_contradicted"
+	StatementRequired        Reason = "statement_required"
+	StateRollback            Reason = "state_rollback"
+	IdentitySuperseded       Reason = "identity_superseded"
 )
 
 // Of TDX evidence.

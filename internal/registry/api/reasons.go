@@ -89,6 +89,12 @@ var table = []entry{
 	{OwnerChanged, http.StatusConflict, "The instance has another owner."},
 	{ReportDataMismatch, http.StatusForbidden, "The quote was made for other data than this registration."},
 	{InstanceRevoked, http.StatusForbidden, "The instance was revoked."},
+	{StatementMalformed, http.StatusBadRequest, "The statement cannot be read, or is not spelled as a statement is."},
+	{StatementMismatch, http.StatusForbidden, "The statement names another key, operator, owner or identity than the registration, or than the instance had before."},
+	{StatementContradicted, http.StatusForbidden, "The statement contradicts itself, or the register RTMR3 of the quote that vouches for it. The detail names what."},
+	{StatementRequired, http.StatusForbidden, "The instance registered with a statement before, and cannot go back to saying nothing."},
+	{StateRollback, http.StatusConflict, "The state that the instance goes on with is older than the one that was seen of this identity: its disk was set back, or there are two of it."},
+	{IdentitySuperseded, http.StatusConflict, "The identity goes on with another instance key. This one is of an earlier boot, or there are two of it."},
 
 	{QuoteMalformed, http.StatusBadRequest, "The quote cannot be read."},
 	{QuoteLength, http.StatusBadRequest, "The quote is shorter or longer than it says."},

@@ -10,10 +10,12 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/telemark-otel/telemark/internal/daemon"
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/limit"
 )
 
@@ -74,7 +76,6 @@ const (
 	maxVerifications = 1024
 	maxStreams       = 100_000
 	maxConnections   = 1_000_000
-	maxSecret        = 16 << 10
 )
 
 // Validate checks the values, without opening what they name, and prepares the
@@ -94,7 +95,7 @@ func (c *Config) checkListen() error {
 	if c.ClientCA != "" && !c.TLS() {
 		return errors.New("--client-ca: there are no client certificates without TLS; give --tls-cert and --tls-key")
 	}
-	if !c.TLS() && !c.InsecureListen && host != "" && !Loopback(host) {
+	if !c.TLS() && !c.InsecureListen && host != "" && !httpd.Loopback(host) {
 		return fmt.Errorf("--listen %s: without TLS only loopback addresses are listened on; give --tls-cert and --tls-key, "+
 			"listen on 127.0.0.1, or say --insecure-listen when something in front of it does TLS", c.Listen)
 	}
@@ -190,6 +191,11 @@ func (c *Config) Address() string {
 // Proxies are the parsed TrustedProxies.
 func (c *Config) Proxies() []netip.Prefix { return c.proxies }
 
+// Proxy reports whether an address is a trusted proxy's.
+func (c *Config) Proxy(a netip.Addr) bool {
+	return slices.ContainsFunc(c.proxies, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
 // PerAddress and PerKey are the parsed rates.
 func (c *Config) PerAddress() limit.Rate { return c.perAddress }
 
@@ -201,33 +207,5 @@ func (c *Config) DSN() (string, error) {
 	if c.DBFile == "" {
 		return c.DB, nil
 	}
-	info, err := os.Stat(c.DBFile)
-	if err != nil {
-		return "", fmt.Errorf("--db-file: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("--db-file %s has mode %#o: others could read the password; run chmod 600 on it", c.DBFile, info.Mode().Perm())
-	}
-	if info.Size() > maxSecret {
-		return "", fmt.Errorf("--db-file %s is larger than %d bytes", c.DBFile, maxSecret)
-	}
-	b, err := os.ReadFile(c.DBFile)
-	if err != nil {
-		return "", fmt.Errorf("--db-file: %w", err)
-	}
-	dsn := strings.TrimSpace(string(b))
-	if dsn == "" {
-		return "", fmt.Errorf("--db-file %s is empty", c.DBFile)
-	}
-	return dsn, nil
-}
-
-// Loopback reports whether a host of a listener or Host header is this machine
-// only. The empty host is every address.
-func Loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.Unmap().IsLoopback()
+	return daemon.Secret("db-file", c.DBFile)
 }

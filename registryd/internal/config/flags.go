@@ -2,29 +2,23 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/telemark-otel/telemark/internal/daemon"
 )
 
-// variables names the environment variable of each flag; those that are not
-// here are REGISTRYD_ and the flag's name.
-var variables = map[string]string{
-	"db":            "REGISTRY_DB_PATH",
-	"pccs-url":      "PCCS_URL",
-	"skip-tdx-auth": "SKIP_TDX_AUTH",
-}
-
-// Variable returns the environment variable of a flag.
-func Variable(flag string) string {
-	if v, ok := variables[flag]; ok {
-		return v
-	}
-	return "REGISTRYD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+// Variables are the environment variables of the flags.
+var Variables = daemon.Variables{
+	Prefix: "REGISTRYD_",
+	Own: map[string]string{
+		"db":            "REGISTRY_DB_PATH",
+		"pccs-url":      "PCCS_URL",
+		"skip-tdx-auth": "SKIP_TDX_AUTH",
+	},
 }
 
 // Flags adds the flags of registryd serve, with their defaults.
@@ -67,7 +61,7 @@ func Flags(fs *pflag.FlagSet, c *Config) {
 	fs.IntVar(&c.MaxConnections, "max-connections", 16384, "connections at the same time; 1 to 1,000,000")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 
-	fs.VisitAll(func(f *pflag.Flag) { f.Usage += " [$" + Variable(f.Name) + "]" })
+	Variables.Document(fs)
 }
 
 // ErrPassword says that a password stands where everybody on the machine reads it.
@@ -78,18 +72,7 @@ func FromEnvironment(fs *pflag.FlagSet) error {
 	if f := fs.Lookup("db"); f != nil && f.Changed && hasPassword(f.Value.String()) {
 		return ErrPassword
 	}
-	var errs []error
-	fs.VisitAll(func(f *pflag.Flag) {
-		value, ok := os.LookupEnv(Variable(f.Name))
-		if !ok || value == "" || f.Changed {
-			return
-		}
-		if err := fs.Set(f.Name, value); err != nil {
-			// The value is not repeated: the variable may hold a password.
-			errs = append(errs, fmt.Errorf("$%s: not a value of --%s", Variable(f.Name), f.Name))
-		}
-	})
-	return errors.Join(errs...)
+	return Variables.Apply(fs)
 }
 
 func hasPassword(dsn string) bool {
@@ -103,11 +86,4 @@ func hasPassword(dsn string) bool {
 		}
 	}
 	return u.Query().Has("password")
-}
-
-// Names returns the names of all flags.
-func Names(fs *pflag.FlagSet) []string {
-	var out []string
-	fs.VisitAll(func(f *pflag.Flag) { out = append(out, f.Name) })
-	return out
 }

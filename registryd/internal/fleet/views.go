@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/go-tpm/tpm2"
-
 	"github.com/telemark-otel/telemark/internal/keyfile"
 	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
+	"github.com/telemark-otel/telemark/internal/tpmattest"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
 
@@ -140,13 +139,13 @@ func entryOf(k *store.Key, m *store.Machine, policies []*api.Policy) (json.RawMe
 	if k.State == api.StatePending {
 		return nil, nil
 	}
-	public, err := publicPEM(k.Public)
+	public, algorithm, err := readKey(k.Public)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.KID, err)
 	}
 	notAfter := k.ExpiresAt.UTC().Truncate(time.Millisecond)
 	e := keyfile.Entry{
-		KID: k.KID, Name: m.Name, Algorithm: "ES256", PublicKey: public, TPMPublic: k.Public,
+		KID: k.KID, Name: m.Name, Algorithm: algorithm, PublicKey: public, TPMPublic: k.Public,
 		NotAfter: &notAfter, Revoked: revocation(k), Labels: m.Labels, Evidence: string(m.Evidence),
 	}
 	if err := merge(&e, policies, m); err != nil {
@@ -169,18 +168,15 @@ func revocation(k *store.Key) string {
 	}
 }
 
-func publicPEM(area []byte) (string, error) {
-	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](area)
+// readKey returns the public key as PEM, and what it signs with.
+func readKey(area []byte) (public, algorithm string, err error) {
+	key, err := tpmattest.ParseKey(area)
 	if err != nil {
-		return "", fmt.Errorf("read the public area: %w", err)
+		return "", "", fmt.Errorf("read the public area: %w", err)
 	}
-	key, err := tpm2.Pub(*public)
+	der, err := x509.MarshalPKIXPublicKey(key.Public)
 	if err != nil {
-		return "", fmt.Errorf("read the public key: %w", err)
+		return "", "", fmt.Errorf("encode the public key: %w", err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return "", fmt.Errorf("encode the public key: %w", err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), key.Algorithm, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/tdx/collateral"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
@@ -31,16 +32,23 @@ type rig struct {
 
 func newRig(t *testing.T, change func(*Options)) *rig {
 	t.Helper()
+	return newRigOn(t, filepath.Join(t.TempDir(), "registry.db"), change)
+}
+
+func newRigOn(t *testing.T, dsn string, change func(*Options)) *rig {
+	t.Helper()
 	r := &rig{t: t, at: time.Now().UTC().Truncate(time.Millisecond), lab: tdxlab.New("instance")}
 	bundle := t.TempDir()
 	require.NoError(t, r.lab.WriteBundle(bundle, r.at))
 	quotes, err := collateral.New(collateral.Options{Source: collateral.Bundle{Dir: bundle}, Roots: r.lab.Roots()})
 	require.NoError(t, err)
 	t.Cleanup(quotes.Close)
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "registry.db"), store.Options{Now: func() time.Time { return r.at }})
+	db, err := store.Open(t.Context(), dsn, store.Options{Now: func() time.Time { return r.at }})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	o := Options{Store: db, Quotes: quotes, SealKey: bytes.Repeat([]byte{9}, 32), Now: func() time.Time { return r.at }}
+	signer, err := answer.NewSigner(key(250))
+	require.NoError(t, err)
+	o := Options{Store: db, Quotes: quotes, SealKey: bytes.Repeat([]byte{9}, 32), Signer: signer, Now: func() time.Time { return r.at }}
 	if change != nil {
 		change(&o)
 	}

@@ -19,6 +19,9 @@ type nonce struct {
 	expires time.Time
 }
 
+// issued is when the nonce was given.
+func (n *nonce) issued() time.Time { return n.expires.Add(-nonceLife) }
+
 // Nonce returns a nonce for a registration of the second generation. Nothing
 // is written for it.
 func (s *Service) Nonce(context.Context) (*api.InstanceNonce, error) {

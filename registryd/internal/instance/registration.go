@@ -30,8 +30,8 @@ func check(r *api.Registration, generation int) error {
 		return api.Refuse(api.QuoteMalformed, "attestation_quote is empty")
 	case r.Owner != nil && r.Operator == nil:
 		return api.Refuse(api.OwnerWithoutOperator, "owner without operator")
-	case generation == 1 && (len(r.Nonce) > 0 || len(r.TLSKey) > 0):
-		return api.Refuse(api.BadRequest, "nonce and tls_key belong to /v1/instances: the first generation's report data does not cover them")
+	case generation == 1 && (len(r.Nonce) > 0 || len(r.TLSKey) > 0 || len(r.Statement) > 0):
+		return api.Refuse(api.BadRequest, "nonce, tls_key and statement belong to /v1/instances: the first generation's report data does not cover them")
 	case len(r.TLSKey) != 0 && len(r.TLSKey) != tlsKeySize:
 		return api.Refuse(api.BadRequest, "tls_key has %d bytes, not %d", len(r.TLSKey), tlsKeySize)
 	}
@@ -66,6 +66,8 @@ func unchanged(known *store.Instance, r *api.Registration, generation int) error
 		return api.Refuse(api.InstanceRevoked, "revoked: %s", known.Revoked)
 	case generation < known.Generation:
 		return api.Refuse(api.V1Required, "the instance registered through /v1/ before")
+	case known.Origin != "" && len(r.Statement) == 0:
+		return api.Refuse(api.StatementRequired, "the instance said what it is before")
 	case !bytes.Equal(known.PPID, r.PPID):
 		return api.Refuse(api.PPIDChanged, "known on another platform")
 	case known.Operator != nil && (r.Operator == nil || !bytes.Equal(known.Operator.Pubkey, r.Operator.Pubkey)):

@@ -14,11 +14,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/internal/registry/answer"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/internal/registry/audit"
 	"github.com/telemark-otel/telemark/internal/tdx"
@@ -38,6 +38,11 @@ type Quotes interface {
 	Verify(ctx context.Context, quote []byte, now time.Time) (*tdx.Verified, error)
 }
 
+// Signer signs answers. *answer.Signer is one.
+type Signer interface {
+	Sign(kind answer.Kind, v any) ([]byte, error)
+}
+
 // Options of New.
 type Options struct {
 	Store *store.DB
@@ -52,8 +57,10 @@ type Options struct {
 	RequireV1 bool
 	// AllowEncryptedPPID accepts quotes whose PPID nothing authenticates.
 	AllowEncryptedPPID bool
-	Now                func() time.Time
-	Logger             *zap.Logger
+	// Signer signs what was seen of identities; without it nobody is told.
+	Signer Signer
+	Now    func() time.Time
+	Logger *zap.Logger
 }
 
 // Service registers instances. Its errors are *api.Error. It is safe for
@@ -92,9 +99,12 @@ func (s *Service) Register(ctx context.Context, r *api.Registration, generation 
 	if err := check(r, generation); err != nil {
 		return nil, err
 	}
+	said, err := read(r)
+	if err != nil {
+		return nil, err
+	}
 	now := s.now()
-	pubkey := hex.EncodeToString(r.InstancePubkey)
-	known, err := s.read(ctx, pubkey)
+	known, err := s.read(ctx, hex.EncodeToString(r.InstancePubkey))
 	if err != nil {
 		return nil, err
 	}
@@ -116,11 +126,24 @@ func (s *Service) Register(ctx context.Context, r *api.Registration, generation 
 	if err != nil {
 		return nil, err
 	}
-	row, err := s.write(ctx, r, generation, session, verified, peer)
+	if said != nil {
+		if err := said.judge(r, verified, s.authentic(verified), session.issued()); err != nil {
+			return nil, err
+		}
+	}
+	row, err := s.write(ctx, r, generation, session, verified, said, peer)
 	if err != nil {
+		if e, ok := errors.AsType[*api.Error](err); ok && said != nil && said.verified && (e.Reason == api.StateRollback || e.Reason == api.IdentitySuperseded) {
+			s.noteRefused(ctx, said, e, peer)
+		}
 		return nil, err
 	}
 	return s.view(row), nil
+}
+
+// authentic reports whether somebody vouches for a quote.
+func (s *Service) authentic(v *tdx.Verified) bool {
+	return s.o.Quotes != nil && v.TCBStatus != tdx.Unauthenticated
 }
 
 // verify judges the quote and what it was made for.
@@ -160,7 +183,7 @@ func bound(got, want [64]byte) error {
 }
 
 // write judges against what stands there now, and writes.
-func (s *Service) write(ctx context.Context, r *api.Registration, generation int, session *nonce, v *tdx.Verified, peer string) (*store.Instance, error) {
+func (s *Service) write(ctx context.Context, r *api.Registration, generation int, session *nonce, v *tdx.Verified, said *word, peer string) (*store.Instance, error) {
 	pubkey := hex.EncodeToString(r.InstancePubkey)
 	var row *store.Instance
 	err := s.o.Store.Update(ctx, func(tx *store.Tx) error {
@@ -198,19 +221,42 @@ func (s *Service) write(ctx context.Context, r *api.Registration, generation int
 			row.RegisteredAt = known.RegisteredAt
 			action, what = "instance.attest", "instance_attested"
 		}
+		var more []audit.Entry
+		if said != nil {
+			if more, err = said.keep(tx, row, known, now); err != nil {
+				return err
+			}
+		}
 		if err := tx.PutInstance(row); err != nil {
 			return err
 		}
-		detail := map[string]any{
-			"generation": generation, "tcb_status": row.TCBStatus, "state": row.State, "policy": row.PolicyName,
-			"operator": partyKey(row.Operator), "owner": partyKey(row.Owner), "tls_key": hex.EncodeToString(row.TLSKey),
+		if err := record(tx, now, "peer:"+peer, action, what, pubkey, detailOf(row, said)); err != nil {
+			return err
 		}
-		if row.Measurements != nil {
-			detail["mrtd"] = row.Measurements.MRTD
+		for _, e := range more {
+			e.At, e.Actor = now, "peer:"+peer
+			if err := tx.Audit(e); err != nil {
+				return err
+			}
 		}
-		return record(tx, now, "peer:"+peer, action, what, pubkey, detail)
+		return nil
 	})
 	return row, store.Refusal(err)
+}
+
+// detailOf is what the audit log says of a registration.
+func detailOf(row *store.Instance, said *word) map[string]any {
+	detail := map[string]any{
+		"generation": row.Generation, "tcb_status": row.TCBStatus, "state": row.State, "policy": row.PolicyName,
+		"operator": partyKey(row.Operator), "owner": partyKey(row.Owner), "tls_key": hex.EncodeToString(row.TLSKey),
+	}
+	if row.Measurements != nil {
+		detail["mrtd"] = row.Measurements.MRTD
+	}
+	if said != nil {
+		detail["origin"], detail["counter"] = said.origin, said.said.Counter
+	}
+	return detail
 }
 
 func (s *Service) row(r *api.Registration, generation int, v *tdx.Verified, now time.Time) *store.Instance {
@@ -225,7 +271,7 @@ func (s *Service) row(r *api.Registration, generation int, v *tdx.Verified, now 
 		return row
 	}
 	row.Measurements = &v.Measurements
-	if v.TCBStatus == tdx.Unauthenticated {
+	if !s.authentic(v) {
 		row.State = api.TDXUnverified
 	}
 	return row
@@ -253,6 +299,7 @@ func (s *Service) Instances(ctx context.Context, f store.InstanceFilter) (*api.P
 		rows, next, err := tx.Instances(f)
 		page.Next = next
 		for _, row := range rows {
+			row.Statement = nil
 			page.Items = append(page.Items, *s.view(row))
 		}
 		return err
@@ -260,7 +307,8 @@ func (s *Service) Instances(ctx context.Context, f store.InstanceFilter) (*api.P
 	return page, store.Refusal(err)
 }
 
-// Revoke revokes an instance for good.
+// Revoke revokes an instance for good, and with it the identity that it is or
+// was, so that it does not come back with another key after a reboot.
 func (s *Service) Revoke(ctx context.Context, actor, pubkey, why string) (*api.Instance, error) {
 	if err := api.CheckRevocation(why); err != nil {
 		return nil, err
@@ -280,6 +328,9 @@ func (s *Service) Revoke(ctx context.Context, actor, pubkey, why string) (*api.I
 		}
 		row.State, row.Revoked = api.TDXRevoked, why
 		if err := tx.PutInstance(row); err != nil {
+			return err
+		}
+		if err := revokeIdentity(tx, row.Origin, why); err != nil {
 			return err
 		}
 		return record(tx, s.now(), actor, "instance.revoke", "instance_revoked", row.Pubkey, map[string]any{"reason": why})
@@ -306,14 +357,21 @@ func (s *Service) read(ctx context.Context, pubkey string) (*store.Instance, err
 
 // record writes audit entry and event.
 func record(tx *store.Tx, at time.Time, actor, action, what, pubkey string, detail map[string]any) error {
-	encoded, err := json.Marshal(detail)
-	if err != nil {
-		return fmt.Errorf("encode the detail of an audit entry: %w", err)
-	}
-	if err := tx.Audit(audit.Entry{At: at, Actor: actor, Action: action, Subject: pubkey, Detail: encoded}); err != nil {
+	e := entry(action, pubkey, detail)
+	e.At, e.Actor = at, actor
+	if err := tx.Audit(e); err != nil {
 		return err
 	}
 	return tx.Emit(store.Event{At: at, What: what, Instance: pubkey})
+}
+
+// entry is one of the audit log, without time and actor.
+func entry(action, pubkey string, detail map[string]any) audit.Entry {
+	encoded, err := json.Marshal(detail)
+	if err != nil { // texts, numbers and times
+		panic("instance: " + err.Error())
+	}
+	return audit.Entry{Action: action, Subject: pubkey, Detail: encoded}
 }
 
 // view is what the registry tells of an instance.
@@ -325,6 +383,7 @@ func (s *Service) view(row *store.Instance) *api.Instance {
 		Freshness: "none", RegisteredAt: row.RegisteredAt, VerifiedAt: row.VerifiedAt, ExpiresAt: row.ExpiresAt,
 		TCBStatus: row.TCBStatus, Advisories: row.Advisories, Measurements: row.Measurements, TLSKey: row.TLSKey,
 		Policy: row.PolicyName, PPIDProven: row.PPIDProven, Revision: row.Revision,
+		Facts: row.Facts, Statement: row.Statement,
 	}
 	if row.Generation == 2 {
 		out.Freshness = "nonce"

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
 )
@@ -23,9 +23,9 @@ const maxHops = 32
 // admit finds out who asks, by address and by credentials, before anything of
 // the request but its headers is read.
 func (s *Server) admit(c *call) error {
-	peer := addressOf(c.r.RemoteAddr)
+	peer := httpd.Address(c.r.RemoteAddr)
 	c.client = s.clientOf(peer, c.r.Header)
-	if ok, retry := s.perAddress.Allow(Bucket(c.client), 1, s.o.Now()); !ok {
+	if ok, retry := s.perAddress.Allow(httpd.Bucket(c.client), 1, s.o.Now()); !ok {
 		return tooMany(retry, "too many requests from %s", c.client)
 	}
 	if err := http.NewCrossOriginProtection().Check(c.r); err != nil {
@@ -95,11 +95,11 @@ func (s *Server) private(c *call) bool {
 	if c.r.TLS != nil {
 		return true
 	}
-	peer := addressOf(c.r.RemoteAddr)
+	peer := httpd.Address(c.r.RemoteAddr)
 	if !peer.IsLoopback() {
 		return false
 	}
-	if !s.trusted(peer) && forwarded(c.r.Header) {
+	if !s.trusted(peer) && httpd.Forwarded(c.r.Header) {
 		return false
 	}
 	if c.client.IsLoopback() {
@@ -107,21 +107,6 @@ func (s *Server) private(c *call) bool {
 	}
 	scheme := c.r.Header.Values("X-Forwarded-Proto")
 	return len(scheme) == 1 && strings.EqualFold(scheme[0], "https")
-}
-
-// forwarded reports whether a request says that it came through a proxy.
-func forwarded(h http.Header) bool {
-	return h.Get("X-Forwarded-For") != "" || h.Get("Forwarded") != "" || h.Get("X-Real-Ip") != ""
-}
-
-// addressOf is the address of host:port, the zero Addr when there is none.
-func addressOf(hostPort string) netip.Addr {
-	host, _, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return netip.Addr{}
-	}
-	a, _ := netip.ParseAddr(host)
-	return a.Unmap().WithZone("")
 }
 
 func (s *Server) trusted(a netip.Addr) bool {
@@ -159,17 +144,6 @@ func (s *Server) clientOf(peer netip.Addr, h http.Header) netip.Addr {
 	return client
 }
 
-// Bucket is what of an address one client can be expected to own: of IPv6 a
-// whole /64.
-func Bucket(a netip.Addr) string {
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.String()
-		}
-	}
-	return a.String()
-}
-
 // limitSubject limits requests about one key, machine or instance. Whoever is
 // known has a budget of his own, so that nobody else can use it up.
 func (s *Server) limitSubject(c *call, kind, name string) error {
@@ -181,7 +155,7 @@ func (s *Server) limitSubject(c *call, kind, name string) error {
 	return nil
 }
 
-var subjectWord = map[string]string{"kid": "key", "pubkey": "instance", "ek": "machine"}
+var subjectWord = map[string]string{"kid": "key", "pubkey": "instance", "origin": "identity", "ek": "machine"}
 
 func tooMany(retry time.Duration, format string, args ...any) error {
 	return &delayed{api.Refuse(api.RateLimited, "%s", fmt.Sprintf(format, args...)), retry}

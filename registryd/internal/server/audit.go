@@ -60,7 +60,7 @@ func (s *Server) auditHead(c *call) error {
 		if head.Seq == 0 {
 			return api.Refuse(api.NotFound, "the audit log has no entry yet")
 		}
-		return c.json(http.StatusOK, head)
+		return c.JSON(http.StatusOK, head)
 	case head.Seq == 0:
 		head.Hash = make([]byte, sha256.Size)
 	}
@@ -72,7 +72,7 @@ func (s *Server) auditHead(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.bytes(http.StatusOK, typeCOSE, signed)
+	return c.Bytes(http.StatusOK, typeCOSE, signed)
 }
 
 // answerTTL is how long the signed end of the log says something about now.

@@ -76,7 +76,7 @@ func TestOtherContentTypesAreRefused(t *testing.T) {
 func TestBodiesHaveASizeForEachRoute(t *testing.T) {
 	r := newRig(t)
 	for path, size := range map[string]int{
-		"/register": 64 << 10, "/v1/instances": 64 << 10, "/v1/enrolments": 64 << 10, "/v1/enrolments/complete": 1 << 20,
+		"/register": 64 << 10, "/v1/instances": 128 << 10, "/v1/enrolments": 64 << 10, "/v1/enrolments/complete": 1 << 20,
 		"/v1/machines/nobody/revoke": 4 << 10, "/v1/machines/import": 8 << 20,
 	} {
 		over := bytes.Repeat([]byte(" "), size+1)

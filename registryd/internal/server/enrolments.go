@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net/http"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 )
 
@@ -23,7 +24,7 @@ func (s *Server) enrol(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, challenge)
+	return c.JSON(http.StatusOK, challenge)
 }
 
 func (s *Server) enrolComplete(c *call) error {
@@ -43,9 +44,9 @@ func (s *Server) enrolComplete(c *call) error {
 	case err != nil:
 		return err
 	case e.State == api.StatePending:
-		return c.json(http.StatusAccepted, e)
+		return c.JSON(http.StatusAccepted, e)
 	default:
-		return c.json(http.StatusOK, e)
+		return c.JSON(http.StatusOK, e)
 	}
 }
 
@@ -53,5 +54,5 @@ func (s *Server) enrolComplete(c *call) error {
 // sent. Others who say the key do not use up what the machine has, or they
 // could keep it from renewing its lease.
 func (s *Server) limitMachine(c *call, r *api.EnrolmentStart) error {
-	return s.limitSubject(c, "ek", hex.EncodeToString(r.EK)+" "+Bucket(c.client))
+	return s.limitSubject(c, "ek", hex.EncodeToString(r.EK)+" "+httpd.Bucket(c.client))
 }

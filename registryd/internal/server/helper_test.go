@@ -97,7 +97,7 @@ func newRigOn(t testing.TB, dsn string, change ...func(*settings)) *rig {
 	require.NoError(t, err)
 	s.Fleet = machines
 	quotes := r.quotes()
-	instances, err := instance.New(instance.Options{Store: r.db, Quotes: quotes, SealKey: seal})
+	instances, err := instance.New(instance.Options{Store: r.db, Quotes: quotes, Signer: signer, SealKey: seal})
 	require.NoError(t, err)
 	s.Instances = instances
 	for _, f := range change {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -44,12 +45,12 @@ func (s *Server) register(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, i)
+	return c.JSON(http.StatusOK, i)
 }
 
 func (s *Server) registerInstance(c *call, r *api.Registration, generation int) (i *api.Instance, err error) {
 	// Of each client, as for machines: everybody knows the key.
-	if err := s.limitSubject(c, "pubkey", "register:"+hex.EncodeToString(r.InstancePubkey)+" "+Bucket(c.client)); err != nil {
+	if err := s.limitSubject(c, "pubkey", "register:"+hex.EncodeToString(r.InstancePubkey)+" "+httpd.Bucket(c.client)); err != nil {
 		return nil, err
 	}
 	err = s.gate.run(c.r.Context(), "tdx", func() error {
@@ -64,7 +65,7 @@ func (s *Server) nonce(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, n)
+	return c.JSON(http.StatusOK, n)
 }
 
 // instanceFirst is GET /instance/{pubkey}, which shows all of it to everybody,
@@ -74,7 +75,7 @@ func (s *Server) instanceFirst(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, i)
+	return c.JSON(http.StatusOK, i)
 }
 
 func (s *Server) instance(c *call) error {
@@ -83,9 +84,9 @@ func (s *Server) instance(c *call) error {
 		return err
 	}
 	if !c.viewer() {
-		i.PPID, i.AttestationQuote = nil, nil
+		i.PPID, i.AttestationQuote, i.Statement = nil, nil, nil
 	}
-	return c.json(http.StatusOK, i)
+	return c.JSON(http.StatusOK, i)
 }
 
 func (s *Server) oneInstance(c *call) (*api.Instance, error) {
@@ -102,9 +103,9 @@ func (s *Server) instances(c *call) error {
 		State: api.InstanceState(q.Get("state")), Operator: strings.ToLower(q.Get("operator")), Owner: strings.ToLower(q.Get("owner")),
 	}
 	switch f.State {
-	case "", api.TDXVerified, api.TDXUnverified, api.TDXExpired, api.TDXRevoked:
+	case "", api.TDXVerified, api.TDXUnverified, api.TDXExpired, api.TDXRevoked, api.TDXSuperseded:
 	default:
-		return api.Refuse(api.BadRequest, "state: %.32q: want verified, unverified, expired or revoked", f.State)
+		return api.Refuse(api.BadRequest, "state: %.32q: want verified, unverified, expired, superseded or revoked", f.State)
 	}
 	for name, text := range map[string]string{"operator": f.Operator, "owner": f.Owner} {
 		if _, err := hex.DecodeString(text); err != nil || len(text) > 64 {
@@ -123,6 +124,44 @@ func (s *Server) instances(c *call) error {
 		return err
 	}
 	return writePage(c, page.Items, page.Next)
+}
+
+// identity is the witness of an instance that was started anew, which sends a
+// nonce and gets a signed answer, also about an identity that nobody saw; people
+// get JSON. It is open where look-ups need a role, since an instance has none:
+// what it says more than the answer is then for viewers.
+func (s *Server) identity(c *call) error {
+	origin, err := instanceKeyOf(c.r, "origin")
+	if err != nil {
+		return err
+	}
+	// Of each client: everybody knows the key, and must not be able to keep the
+	// instance from its witness.
+	if err := s.limitSubject(c, "origin", origin+" "+httpd.Bucket(c.client)); err != nil {
+		return err
+	}
+	nonce, err := nonceOf(c.r)
+	if err != nil {
+		return err
+	}
+	if nonce == nil {
+		if accepts(c.r, typeCOSE) {
+			return api.Refuse(api.BadRequest, "nonce: without one a signed answer says nothing of now")
+		}
+		i, err := s.o.Instances.Identity(c.r.Context(), origin)
+		if err != nil {
+			return err
+		}
+		if s.o.RequireAuth && !c.viewer() {
+			i.Facts = nil
+		}
+		return c.JSON(http.StatusOK, i)
+	}
+	signed, err := s.o.Instances.SignedIdentity(c.r.Context(), origin, nonce)
+	if err != nil {
+		return err
+	}
+	return c.Bytes(http.StatusOK, typeCOSE, signed)
 }
 
 func (s *Server) revokeInstance(c *call) error {
@@ -147,7 +186,7 @@ func revoke[T any](c *call, what, id string, do func(ctx context.Context, actor,
 		return err
 	}
 	c.allowedLog(what, id)
-	return c.json(http.StatusOK, out)
+	return c.JSON(http.StatusOK, out)
 }
 
 // writePage writes a list; an empty one is [] and not null.
@@ -155,5 +194,5 @@ func writePage[T any](c *call, items []T, next string) error {
 	if items == nil {
 		items = []T{}
 	}
-	return c.json(http.StatusOK, api.Page[T]{Items: items, Next: next})
+	return c.JSON(http.StatusOK, api.Page[T]{Items: items, Next: next})
 }

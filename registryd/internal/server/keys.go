@@ -31,7 +31,7 @@ func (s *Server) key(c *call) error {
 		if !c.viewer() {
 			k.Entry = withoutLocation(k.Entry)
 		}
-		return c.json(http.StatusOK, k)
+		return c.JSON(http.StatusOK, k)
 	}
 	if !c.viewer() {
 		if err := s.withheld(c, kid); err != nil {
@@ -42,7 +42,7 @@ func (s *Server) key(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.bytes(http.StatusOK, typeCOSE, signed)
+	return c.Bytes(http.StatusOK, typeCOSE, signed)
 }
 
 // withheld refuses a signed answer that tells where a machine has to stand to
@@ -124,7 +124,7 @@ func (s *Server) snapshot(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.bytes(http.StatusOK, typeCOSE, signed)
+	return c.Bytes(http.StatusOK, typeCOSE, signed)
 }
 
 // maxSnapshot bounds the keys of one snapshot.

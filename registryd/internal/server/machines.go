@@ -56,7 +56,7 @@ func (s *Server) machine(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, m)
+	return c.JSON(http.StatusOK, m)
 }
 
 func (s *Server) importMachines(c *call) error {
@@ -71,7 +71,7 @@ func (s *Server) importMachines(c *call) error {
 	if !r.DryRun {
 		c.allowedLog("import machines", "")
 	}
-	return c.json(http.StatusOK, result)
+	return c.JSON(http.StatusOK, result)
 }
 
 func (s *Server) approve(c *call) error {
@@ -91,7 +91,7 @@ func (s *Server) approve(c *call) error {
 		return err
 	}
 	c.allowedLog("approve machine", id)
-	return c.json(http.StatusOK, m)
+	return c.JSON(http.StatusOK, m)
 }
 
 func (s *Server) reject(c *call) error {
@@ -120,7 +120,7 @@ func (s *Server) replace(c *call) error {
 		return err
 	}
 	c.allowedLog("replace machine", id)
-	return c.json(http.StatusOK, m)
+	return c.JSON(http.StatusOK, m)
 }
 
 func (s *Server) revokeMachine(c *call) error {

@@ -14,11 +14,11 @@ import (
 var openAPIFile []byte
 
 func (s *Server) openAPI(c *call) error {
-	return c.bytes(http.StatusOK, "application/yaml", openAPIFile)
+	return c.Bytes(http.StatusOK, "application/yaml", openAPIFile)
 }
 
 func (s *Server) registryKey(c *call) error {
-	return c.bytes(http.StatusOK, "application/x-pem-file", s.o.PublicKey)
+	return c.Bytes(http.StatusOK, "application/x-pem-file", s.o.PublicKey)
 }
 
 // Health answers GET /health: the process is alive. Off names what protects and
@@ -34,7 +34,7 @@ func (s *Server) health(c *call) error {
 	if off == nil {
 		off = []string{}
 	}
-	return c.json(http.StatusOK, Health{Status: "ok", Version: s.o.Version, Off: off})
+	return c.JSON(http.StatusOK, Health{Status: "ok", Version: s.o.Version, Off: off})
 }
 
 // Ready answers GET /ready when everything is there that requests need.
@@ -51,7 +51,7 @@ func (s *Server) ready(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, Ready{Status: "ready", Checks: names})
+	return c.JSON(http.StatusOK, Ready{Status: "ready", Checks: names})
 }
 
 func (s *Server) metrics(c *call) error {

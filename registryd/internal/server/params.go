@@ -78,8 +78,10 @@ func kidOf(r *http.Request) (string, error) {
 
 // pubkeyOf reads an instance's key from the path; upper case is taken, as
 // clients of the first generation send it.
-func pubkeyOf(r *http.Request) (string, error) {
-	pubkey := strings.ToLower(r.PathValue("pubkey"))
+func pubkeyOf(r *http.Request) (string, error) { return instanceKeyOf(r, "pubkey") }
+
+func instanceKeyOf(r *http.Request, name string) (string, error) {
+	pubkey := strings.ToLower(r.PathValue(name))
 	if b, err := hex.DecodeString(pubkey); err != nil || len(b) != 32 {
 		return "", api.Refuse(api.BadRequest, "%.80q is no instance: want its public key, 64 hexadecimal digits", pubkey)
 	}

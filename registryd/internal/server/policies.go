@@ -36,7 +36,7 @@ func (s *Server) putPolicy(c *call) error {
 		return err
 	}
 	c.allowedLog("write policy", scope)
-	return c.json(http.StatusOK, written)
+	return c.JSON(http.StatusOK, written)
 }
 
 func (s *Server) deletePolicy(c *call) error {

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/registry/api"
 	"github.com/telemark-otel/telemark/registryd/internal/store"
 )
@@ -45,6 +44,9 @@ func refuseBody() error { return api.Refuse(api.BadRequest, "this call takes no 
 
 // refusalOf turns any error into a refusal.
 func refusalOf(err error) *api.Error {
+	if f, ok := errors.AsType[*httpd.Fault](err); ok {
+		return &api.Error{Reason: api.Reason(f.Word), Detail: f.Detail, Err: f.Err}
+	}
 	e, _ := errors.AsType[*api.Error](store.Refusal(err)) // always one
 	return e
 }
@@ -54,10 +56,10 @@ func (c *call) fail(err error) {
 	e := refusalOf(err)
 	c.reason = e.Reason
 	c.log(e)
-	if c.status != 0 {
+	if c.Status() != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	// A body that nobody reads has to end some time; see deadlines.
+	// A body that nobody reads has to end some time; see Deadlines.
 	status := e.Reason.Status()
 	body := api.ErrorBody{Error: e.Detail, Reason: e.Reason, Help: e.Reason.Help()}
 	if body.Error == "" {
@@ -78,7 +80,7 @@ func (c *call) fail(err error) {
 		body.Help, body.RetryAfter = "", 0
 	}
 	encoded, _ := json.Marshal(body) // strings and a number
-	_ = c.bytes(status, "application/json", encoded)
+	_ = c.Bytes(status, "application/json", encoded)
 }
 
 func seconds(err error, r api.Reason) int {
@@ -116,13 +118,3 @@ func (c *call) log(e *api.Error) {
 		entry.Write(fields...)
 	}
 }
-
-func parseQuery(raw string) (url.Values, error) {
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return nil, api.Refuse(api.BadRequest, "the query cannot be read")
-	}
-	return values, nil
-}
-
-func contains(list []string, s string) bool { return slices.Contains(list, s) }

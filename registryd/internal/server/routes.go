@@ -19,10 +19,11 @@ const (
 
 // Sizes of bodies, in bytes.
 const (
-	sizeSmall     = 4 << 10
-	sizeEvidence  = 64 << 10 // a quote as hexadecimal digits or numbers, certificates
-	sizeEnrolment = 1 << 20  // with a boot's event log, base64
-	sizeImport    = 8 << 20
+	sizeSmall        = 4 << 10
+	sizeEvidence     = 64 << 10  // a quote as hexadecimal digits or numbers, certificates
+	sizeRegistration = 128 << 10 // and a statement, base64
+	sizeEnrolment    = 1 << 20   // with a boot's event log, base64
+	sizeImport       = 8 << 20
 )
 
 // route is one line of the table.
@@ -44,10 +45,11 @@ var routes = []route{
 	{method: http.MethodGet, path: "/instance/{pubkey}", access: accessLookup, subject: "pubkey", handle: (*Server).instanceFirst},
 
 	{method: http.MethodPost, path: "/v1/nonces", access: accessOpen, handle: (*Server).nonce},
-	{method: http.MethodPost, path: "/v1/instances", access: accessOpen, body: sizeEvidence, handle: (*Server).register},
+	{method: http.MethodPost, path: "/v1/instances", access: accessOpen, body: sizeRegistration, handle: (*Server).register},
 	{method: http.MethodGet, path: "/v1/instances", access: accessViewer, query: []string{"state", "operator", "owner", "after", "limit"}, handle: (*Server).instances},
 	{method: http.MethodGet, path: "/v1/instances/{pubkey}", access: accessLookup, subject: "pubkey", handle: (*Server).instance},
 	{method: http.MethodPost, path: "/v1/instances/{pubkey}/revoke", access: accessAdmin, body: sizeSmall, handle: (*Server).revokeInstance},
+	{method: http.MethodGet, path: "/v1/identities/{origin}", access: accessOpen, query: []string{"nonce"}, handle: (*Server).identity},
 
 	{method: http.MethodPost, path: "/v1/enrolments", access: accessOpen, body: sizeEvidence, handle: (*Server).enrol},
 	{method: http.MethodPost, path: "/v1/enrolments/complete", access: accessOpen, body: sizeEnrolment, handle: (*Server).enrolComplete},

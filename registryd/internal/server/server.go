@@ -13,9 +13,17 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/limit"
 	"github.com/telemark-otel/telemark/registryd/internal/auth"
 	"github.com/telemark-otel/telemark/registryd/internal/metrics"
+)
+
+// Defaults of bodies. They leave room for a whole import of one operator, and
+// for as many enrolments as are verified and wait at once.
+const (
+	defaultBodies      = 128 << 20
+	defaultBodiesOfOne = 16 << 20
 )
 
 // Options of New. Zero values of what has a default take it.
@@ -63,7 +71,7 @@ type Server struct {
 	perAddress *limit.Table
 	perKey     *limit.Table
 	gate       *gate
-	bodies     *bodies
+	bodies     *httpd.Bodies
 	hub        *hub
 	streams    chan struct{} // holds one value for each stream
 	checks     *checks
@@ -124,7 +132,7 @@ func New(o Options) *Server {
 		perAddress: limit.NewTable(o.PerAddress, o.RateTable),
 		perKey:     limit.NewTable(o.PerKey, o.RateTable),
 		gate:       newGate(o.MaxVerifications, o.Metrics),
-		bodies:     newBodies(o.MaxBodies, o.MaxBodiesOfOne),
+		bodies:     httpd.NewBodies(o.MaxBodies, o.MaxBodiesOfOne),
 		hub:        newHub(o),
 		streams:    make(chan struct{}, o.MaxStreams),
 	}
@@ -200,7 +208,7 @@ func (s *Server) dispatch(c *call, r *http.Request, methods []*route) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := s.begin(w, r)
 	defer c.end()
-	c.deadlines()
+	c.Deadlines(r, s.o.BodyTimeout, s.o.BodyTimeout+s.o.CallTimeout+s.o.WriteTimeout)
 	if err := s.admit(c); err != nil {
 		c.fail(err)
 		return
@@ -219,7 +227,7 @@ func (s *Server) serve(c *call) error {
 	if err := s.authorise(c); err != nil {
 		return err
 	}
-	if err := c.checkQuery(); err != nil {
+	if _, err := httpd.Query(c.r, c.route.query, "label"); err != nil {
 		return err
 	}
 	if c.route.body == 0 && c.r.ContentLength != 0 {

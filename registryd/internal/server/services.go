@@ -23,6 +23,8 @@ type Instances interface {
 	Instance(ctx context.Context, pubkey string) (*api.Instance, error)
 	Instances(ctx context.Context, f store.InstanceFilter) (*api.Page[api.Instance], error)
 	Revoke(ctx context.Context, actor, pubkey, why string) (*api.Instance, error)
+	Identity(ctx context.Context, origin string) (*api.Identity, error)
+	SignedIdentity(ctx context.Context, origin string, nonce []byte) ([]byte, error)
 }
 
 // Fleet is what operators and verifiers ask for. It serves any number of

@@ -252,11 +252,7 @@ func (st *stream) write(id uint64, what string, signed []byte) error {
 	b.WriteString("event: " + what + "\ndata: ")
 	b.Write(base64.StdEncoding.AppendEncode(nil, signed))
 	b.WriteString("\n\n")
-	_ = st.control.SetWriteDeadline(time.Now().Add(st.server.o.WriteTimeout))
-	if _, err := st.Write(b.Bytes()); err != nil {
-		return err
-	}
-	err := st.control.Flush()
+	err := st.Push(b.Bytes(), st.server.o.WriteTimeout)
 	if b.Cap() > 64<<10 {
 		*b = bytes.Buffer{} // a thousand streams keep no large buffers
 	}

@@ -17,7 +17,7 @@ import (
 
 // Path parameters that are well formed and name nothing.
 var nowhere = strings.NewReplacer(
-	"{pubkey}", strings.Repeat("ab", 32), "{kid}", "000b"+strings.Repeat("cd", 32), "{id}", "nobody", "{scope}", "default",
+	"{pubkey}", strings.Repeat("ab", 32), "{origin}", strings.Repeat("ab", 32), "{kid}", "000b"+strings.Repeat("cd", 32), "{id}", "nobody", "{scope}", "default",
 )
 
 // Everything that is served stands in openapi.yaml with the same role, and

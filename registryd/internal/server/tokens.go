@@ -16,7 +16,7 @@ func (s *Server) createToken(c *call) error {
 		return err
 	}
 	c.allowedLog("create join token", created.ID)
-	return c.json(http.StatusCreated, created)
+	return c.JSON(http.StatusCreated, created)
 }
 
 func (s *Server) tokens(c *call) error {

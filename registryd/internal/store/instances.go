@@ -17,7 +17,7 @@ type Instance struct {
 	Operator     *api.Party
 	Owner        *api.Party
 	Generation   int
-	State        api.InstanceState // verified, unverified or revoked
+	State        api.InstanceState // verified, unverified, revoked or superseded
 	Revoked      string
 	TCBStatus    string
 	Advisories   []string
@@ -29,18 +29,24 @@ type Instance struct {
 	VerifiedAt   time.Time
 	ExpiresAt    time.Time
 	Revision     uint64
+	// Origin is the identity's (hex), Statement what the instance said last, and
+	// Facts what followed; zero for one that never said anything.
+	Origin    string
+	Statement []byte
+	Facts     *api.InstanceFacts
 }
 
 const instanceColumns = `pubkey, ppid, quote, operator, owner, generation, state, revoked, tcb_status, advisories,
-			measurements, tls_key, policy, ppid_proven, registered_at, verified_at, expires_at, revision`
+			measurements, tls_key, policy, ppid_proven, registered_at, verified_at, expires_at, revision, origin, statement, facts`
 
 func scanInstance(scan scanner) (*Instance, error) {
 	var i Instance
-	var operator, owner, advisories, measurements string
+	var operator, owner, advisories, measurements, facts string
 	var proven int
 	var registered, verified, expires int64
 	if err := scan(&i.Pubkey, &i.PPID, &i.Quote, &operator, &owner, &i.Generation, &i.State, &i.Revoked, &i.TCBStatus,
-		&advisories, &measurements, &i.TLSKey, &i.PolicyName, &proven, &registered, &verified, &expires, &i.Revision); err != nil {
+		&advisories, &measurements, &i.TLSKey, &i.PolicyName, &proven, &registered, &verified, &expires, &i.Revision,
+		&i.Origin, &i.Statement, &facts); err != nil {
 		return nil, err
 	}
 	i.PPIDProven = proven != 0
@@ -48,7 +54,7 @@ func scanInstance(scan scanner) (*Instance, error) {
 	for _, c := range []struct {
 		text string
 		into any
-	}{{operator, &i.Operator}, {owner, &i.Owner}, {advisories, &i.Advisories}, {measurements, &i.Measurements}} {
+	}{{operator, &i.Operator}, {owner, &i.Owner}, {advisories, &i.Advisories}, {measurements, &i.Measurements}, {facts, &i.Facts}} {
 		if err := fromJSON(c.text, c.into); err != nil {
 			return nil, err
 		}
@@ -78,18 +84,19 @@ func (t *Tx) PutInstance(i *Instance) error {
 		return err
 	}
 	if err := t.later(`INSERT INTO instances (`+instanceColumns+`, operator_key, owner_key)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
 			ON CONFLICT (pubkey) DO UPDATE SET ppid = excluded.ppid, quote = excluded.quote,
 				operator = excluded.operator, owner = excluded.owner, generation = excluded.generation,
 				state = excluded.state, revoked = excluded.revoked, tcb_status = excluded.tcb_status,
 				advisories = excluded.advisories, measurements = excluded.measurements,
 				tls_key = excluded.tls_key, policy = excluded.policy, ppid_proven = excluded.ppid_proven,
 				registered_at = excluded.registered_at, verified_at = excluded.verified_at,
-				expires_at = excluded.expires_at, revision = excluded.revision,
+				expires_at = excluded.expires_at, revision = excluded.revision, origin = excluded.origin,
+				statement = excluded.statement, facts = excluded.facts,
 				operator_key = excluded.operator_key, owner_key = excluded.owner_key`,
 		i.Pubkey, i.PPID, i.Quote, toJSON(i.Operator), toJSON(i.Owner), i.Generation, string(i.State), i.Revoked, i.TCBStatus,
 		toJSON(i.Advisories), toJSON(i.Measurements), i.TLSKey, i.PolicyName, flag(i.PPIDProven), millis(i.RegisteredAt),
-		millis(i.VerifiedAt), millis(i.ExpiresAt), revision, partyKey(i.Operator), partyKey(i.Owner)); err != nil {
+		millis(i.VerifiedAt), millis(i.ExpiresAt), revision, i.Origin, i.Statement, toJSON(i.Facts), partyKey(i.Operator), partyKey(i.Owner)); err != nil {
 		return err
 	}
 	i.Revision = revision
@@ -109,7 +116,7 @@ func checkInstance(i *Instance) error {
 		return err
 	}
 	switch i.State {
-	case api.TDXVerified, api.TDXUnverified, api.TDXRevoked:
+	case api.TDXVerified, api.TDXUnverified, api.TDXRevoked, api.TDXSuperseded:
 	default:
 		return fmt.Errorf("%w: there is no state %.64q to keep", ErrInvalid, i.State)
 	}
@@ -119,12 +126,17 @@ func checkInstance(i *Instance) error {
 	if err := checkTexts(append([]string{i.Revoked, i.TCBStatus, i.PolicyName}, i.Advisories...)...); err != nil {
 		return err
 	}
-	return checkBlobs(i.PPID, i.Quote, i.TLSKey)
+	if i.Origin != "" {
+		if err := checkIDs(i.Origin); err != nil {
+			return err
+		}
+	}
+	return checkBlobs(i.PPID, i.Quote, i.TLSKey, i.Statement)
 }
 
 // InstanceFilter selects instances; zero members select all.
 type InstanceFilter struct {
-	State    api.InstanceState // verified, unverified, revoked; expired too
+	State    api.InstanceState // verified, unverified, revoked, superseded; expired too
 	Operator string            // hex of the key
 	Owner    string
 	After    string // cursor: pubkey
@@ -151,7 +163,7 @@ func (t *Tx) Instances(f InstanceFilter) ([]*Instance, string, error) {
 		w.term("state = %s AND expires_at > %s", string(f.State), millis(t.db.options.Now()))
 	case api.TDXExpired:
 		w.term("state = %s AND expires_at <= %s", string(api.TDXVerified), millis(t.db.options.Now()))
-	case api.TDXUnverified, api.TDXRevoked:
+	case api.TDXUnverified, api.TDXRevoked, api.TDXSuperseded:
 		w.term("state = %s", string(f.State))
 	default:
 		return nil, "", fmt.Errorf("%w: there is no state %.64q", ErrInvalid, f.State)

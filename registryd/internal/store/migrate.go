@@ -15,7 +15,7 @@ var migrationFiles embed.FS
 
 // migrations names the steps, in order: file NAME.KIND.sql in the folder
 // migrations. A step that was published is never edited.
-var migrations = []string{"0001"}
+var migrations = []string{"0001", "0002"}
 
 // migrate brings the store to the version of this program, in one transaction
 // that other replicas wait for.

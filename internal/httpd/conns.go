@@ -1,11 +1,11 @@
-package main
+package httpd
 
 import (
 	"net"
 	"net/netip"
 	"sync"
 
-	"github.com/telemark-otel/telemark/registryd/internal/server"
+	"golang.org/x/net/netutil"
 )
 
 // shareOfOne is the part of all connections that one address may have: a
@@ -13,27 +13,24 @@ import (
 // now and then, keeps everybody else out.
 const shareOfOne = 4
 
+// Limit bounds the connections of a listener, of all clients and of each.
+// Loopback, and what exempt names (proxies, who come for others), may have all;
+// exempt may be nil.
+func Limit(ln net.Listener, most int, exempt func(netip.Addr) bool) net.Listener {
+	return &perAddress{
+		Listener: netutil.LimitListener(ln, most), most: max(1, most/shareOfOne), exempt: exempt, open: map[string]int{},
+	}
+}
+
 // perAddress closes connections of addresses that have too many. It is a
 // net.Listener.
 type perAddress struct {
 	net.Listener
 	most   int
-	exempt func(netip.Addr) bool // proxies, who come for others
+	exempt func(netip.Addr) bool
 
 	mu   sync.Mutex
-	open map[string]int // by server.Bucket; guarded by mu
-}
-
-func newPerAddress(ln net.Listener, most int, proxies []netip.Prefix) *perAddress {
-	exempt := func(a netip.Addr) bool {
-		for _, p := range proxies {
-			if p.Contains(a) {
-				return true
-			}
-		}
-		return !a.IsValid() || a.IsLoopback()
-	}
-	return &perAddress{Listener: ln, most: most, exempt: exempt, open: map[string]int{}}
+	open map[string]int // by Bucket; guarded by mu
 }
 
 // Accept implements net.Listener.
@@ -43,12 +40,11 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		ap, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
-		a := ap.Addr().Unmap().WithZone("")
-		if l.exempt(a) {
+		a := Address(conn.RemoteAddr().String())
+		if !a.IsValid() || a.IsLoopback() || l.exempt != nil && l.exempt(a) {
 			return conn, nil
 		}
-		who := server.Bucket(a)
+		who := Bucket(a)
 		if l.enter(who) {
 			return &counted{Conn: conn, leave: sync.OnceFunc(func() { l.leave(who) })}, nil
 		}

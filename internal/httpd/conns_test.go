@@ -1,4 +1,4 @@
-package main
+package httpd
 
 import (
 	"errors"
@@ -41,7 +41,8 @@ func TestOneAddressDoesNotTakeAllConnections(t *testing.T) {
 		return &remote{addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}
 	}
 	queue := &arrivals{}
-	l := newPerAddress(queue, 2, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+	l := Limit(queue, 100, netip.MustParsePrefix("10.0.0.0/8").Contains).(*perAddress)
+	l.most = 2
 	taken := func(addr string) net.Conn {
 		t.Helper()
 		r := come(addr)
