@@ -1,9 +1,12 @@
 package tdxlab_test
 
 import (
+	"bytes"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-tdx-guest/abi"
+	pb "github.com/google/go-tdx-guest/proto/tdx"
 	"github.com/google/go-tdx-guest/verify"
 	"github.com/stretchr/testify/require"
 
@@ -123,4 +127,44 @@ func TestCertificateHasIntelsShape(t *testing.T) {
 	require.Equal(t, []string{"Telemark laboratory, not Intel"}, lab.Root().Subject.Organization)
 	require.NoError(t, lab.Root().CheckSignatureFrom(lab.Root()))
 	require.Equal(t, x509.ECDSAWithSHA256, lab.Root().SignatureAlgorithm)
+}
+
+func TestEachTDHasARegister(t *testing.T) {
+	server := httptest.NewServer((&tdxlab.Server{Lab: tdxlab.New("seed")}).Handler())
+	defer server.Close()
+	call := func(method, path string, want int) string {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, nil)
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, resp.Body.Close()) }()
+		require.Equal(t, want, resp.StatusCode)
+		b, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return string(b)
+	}
+	inQuote := func(td string) string {
+		t.Helper()
+		q, err := abi.QuoteToProto([]byte(call(http.MethodGet, td+"/attest/"+strings.Repeat("00", 64), http.StatusOK)))
+		require.NoError(t, err)
+		return hex.EncodeToString(q.(*pb.QuoteV4).GetTdQuoteBody().GetRtmrs()[3])
+	}
+	zeros := strings.Repeat("00", 48)
+	require.Equal(t, zeros, inQuote(""))
+	digest := strings.Repeat("01", 48)
+	sum := sha512.Sum384(append(make([]byte, 48), bytes.Repeat([]byte{1}, 48)...))
+	want := hex.EncodeToString(sum[:])
+	require.Equal(t, want, call(http.MethodPost, "/td/one/rtmr3/"+digest, http.StatusOK))
+	require.Equal(t, want, call(http.MethodGet, "/td/one/rtmr3", http.StatusOK))
+	require.Equal(t, want, inQuote("/td/one"))
+	require.Equal(t, zeros, inQuote("/td/two"))
+	require.Equal(t, zeros, inQuote(""))
+	call(http.MethodPost, "/rtmr3/00", http.StatusBadRequest)
+	call(http.MethodDelete, "/td/one/rtmr3", http.StatusNoContent)
+	require.Equal(t, zeros, inQuote("/td/one"))
+	for i := range 64 {
+		call(http.MethodPost, fmt.Sprintf("/td/%d/rtmr3/%s", i, digest), http.StatusOK)
+	}
+	call(http.MethodPost, "/td/more/rtmr3/"+digest, http.StatusInsufficientStorage)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,11 +19,21 @@ import (
 //	GET /sgx/certification/v4/pckcrl?ca=C            revoked platforms (hex, or encoding=der)
 //	GET /sgx/certification/v4/rootcacrl              revoked authorities (hex)
 //	GET /attest/{128 hex digits}                     a quote with this report data
+//	GET /rtmr3                                       RTMR3 (96 hex digits)
+//	POST /rtmr3/{96 hex digits}                      extends it: SHA-384(RTMR3 | digits)
+//	DELETE /rtmr3                                    the TD starts anew: zeros
+//
+// The last four are about one TD; /td/{name} before them names another, up to
+// 64, each with a register of its own. Quotes carry the register of their TD.
 type Server struct {
 	Lab        *Lab
 	Now        func() time.Time    // time.Now when nil
 	Collateral []func(*Collateral) // what is changed in what Intel says
 	Quote      []func(*Quote)      // and in the quotes
+	ReadOnly   bool                // RTMR3 cannot be extended: there is no /rtmr3
+
+	mu    sync.Mutex
+	rtmr3 map[string][48]byte // by the TD's name
 }
 
 // Handler serves the lab as it is.
@@ -35,7 +46,14 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /tdx/certification/v4/qe/identity", s.qe)
 	mux.HandleFunc("GET /sgx/certification/v4/pckcrl", s.pckCRL)
 	mux.HandleFunc("GET /sgx/certification/v4/rootcacrl", s.rootCRL)
-	mux.HandleFunc("GET /attest/{report}", s.attest)
+	for _, td := range []string{"", "/td/{td}"} {
+		mux.HandleFunc("GET "+td+"/attest/{report}", s.attest)
+		if !s.ReadOnly {
+			mux.HandleFunc("GET "+td+"/rtmr3", s.register)
+			mux.HandleFunc("POST "+td+"/rtmr3/{digest}", s.extend)
+			mux.HandleFunc("DELETE "+td+"/rtmr3", s.restart)
+		}
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusNotFound, "no such path")
 	})
@@ -102,5 +120,7 @@ func (s *Server) attest(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "report data are 128 hexadecimal digits")
 		return
 	}
-	answer(w, "application/octet-stream", "", nil, s.Lab.Quote([64]byte(report), s.Quote...))
+	register := s.at(r)
+	edits := append([]func(*Quote){func(q *Quote) { q.RTMR[3] = register }}, s.Quote...)
+	answer(w, "application/octet-stream", "", nil, s.Lab.Quote([64]byte(report), edits...))
 }

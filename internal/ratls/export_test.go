@@ -1,0 +1,6 @@
+package ratls
+
+var (
+	Wrap   = wrap
+	Unwrap = unwrap
+)
