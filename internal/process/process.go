@@ -1,7 +1,6 @@
-// Package harness starts the real binaries as processes, feeds them and reads
-// what they wrote. The end-to-end tests, the benchmarks and the demonstration
-// stand on it.
-package harness
+// Package process runs the binaries of the distribution: each with its output in
+// a file, ending with whoever started it. It implements no specification.
+package process
 
 import (
 	"context"
@@ -139,9 +138,12 @@ func (p *Process) PID() int {
 	return p.cmd.Process.Pid
 }
 
-// Ready waits until url answers 200. It gives up when the process ends.
-func (p *Process) Ready(ctx context.Context, url string) error {
-	client := &http.Client{Timeout: 2 * time.Second}
+// Ready waits until url answers 200; client nil is one without TLS of its own. It
+// gives up when the process ends.
+func (p *Process) Ready(ctx context.Context, client *http.Client, url string) error {
+	if client == nil {
+		client = &http.Client{Timeout: 2 * time.Second}
+	}
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {

@@ -209,7 +209,7 @@ func (d *demo) launch(ctx context.Context, p *harness.Process) error {
 	d.procs = append(d.procs, p)
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	return p.Ready(ctx, d.metricsURL(p.Name))
+	return p.Ready(ctx, nil, d.metricsURL(p.Name))
 }
 
 // startHostile listens with the gateway's certificate and sends on as the

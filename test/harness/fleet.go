@@ -68,7 +68,7 @@ type Node struct {
 func (n *Node) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	return n.Ready(ctx, n.Health)
+	return n.Ready(ctx, nil, n.Health)
 }
 
 // Scrape reads the node's own telemetry.
