@@ -6,20 +6,22 @@ SHELL := /bin/bash
 GO        ?= go
 TOOLS     := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 LINTTOOLS := $(GO) tool -modfile=$(CURDIR)/internal/tools/lint/go.mod
-UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./receiver/... ./registryd/...
+# What of identityd needs neither podman nor mounts; the rest is tested by make test.
+IDENTITYD := $(addprefix ./identityd/internal/,attest/... config/... measure/... metrics/... proxy/... reason/... refusal/... registrar/... request/... server/... state/...)
+UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./receiver/... ./registryd/... $(IDENTITYD)
 FUZZTIME  ?= 30s
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What a binary is made of. The generated sources under build/ are left out.
 SOURCES := $(shell find . -path ./build -prune -o -path ./internal/tools -prune -o -name '*.go' ! -name '*_test.go' -print) go.mod go.sum
-# What is embedded into registryd.
-EMBEDDED := registryd/internal/server/openapi.yaml $(wildcard registryd/internal/store/migrations/* registryd/internal/store/migrations/*/* internal/tdx/*.pem)
+# What is embedded into the daemons.
+EMBEDDED := registryd/internal/server/openapi.yaml identityd/internal/server/openapi.yaml $(wildcard registryd/internal/store/migrations/* registryd/internal/store/migrations/*/* internal/tdx/*.pem)
 
 export CGO_ENABLED ?= 0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what the machine lacks (apt)
@@ -29,8 +31,12 @@ setup: ## install what the machine lacks (apt)
 setup-demo:
 	@scripts/setup.sh demo
 
+.PHONY: setup-demo-identity
+setup-demo-identity:
+	@scripts/setup.sh demo-identity
+
 .PHONY: build
-build: bin/otelcol-telemark bin/telemark bin/registryd ## build the collector, the command line and the registry
+build: bin/otelcol-telemark bin/telemark bin/registryd bin/identityd ## build the collector, the command line and the daemons
 
 .PHONY: gateway
 gateway: bin/otelcol-stock ## build the stock gateway that tests and demo use
@@ -48,6 +54,9 @@ bin/telemark: $(SOURCES)
 
 bin/registryd: $(SOURCES) $(EMBEDDED)
 	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./registryd
+
+bin/identityd: $(SOURCES) $(EMBEDDED)
+	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./identityd
 
 .PHONY: generate
 generate: ## run the code generators
@@ -74,6 +83,10 @@ test: setup build gateway ## set up and run all tests, those with real processes
 .PHONY: demo
 demo: setup-demo build gateway ## a registry, agents that enrol, a stock gateway, a collector, attacks (KEEP=1 leaves it running)
 	@$(GO) build -o bin/demo ./test/demo && bin/demo $(if $(KEEP),-keep)
+
+.PHONY: demo-identity
+demo-identity: setup-demo-identity bin/telemark bin/registryd bin/identityd ## a confidential VM from fresh to exposed: quotes, storage, container, SSH, facts (KEEP=1 leaves it running; needs root)
+	@$(GO) build -o bin/demo-identity ./test/identitydemo && bin/demo-identity $(if $(KEEP),-keep)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# setup.sh [demo]: installs what building, testing and the demonstration need and
-# the machine does not have, from Debian's or Ubuntu's packages. With demo only
-# what the demonstration needs: no database, no container runtime. Says what it
+# setup.sh [demo|demo-identity]: installs what building, testing and the
+# demonstrations need and the machine does not have, from Debian's or Ubuntu's
+# packages. With demo or demo-identity only what that demonstration needs: no
+# database, and containers or software TPMs only where they are shown. Says what it
 # does; does nothing when all is there.
 set -euo pipefail
 
@@ -9,37 +10,53 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 # command:package
-needs=(
+base=(
+  git:git
+)
+tpm=(
   swtpm:swtpm
   swtpm_setup:swtpm-tools
   certtool:gnutls-bin
   openssl:openssl
-  git:git
 )
-if [ "${1:-}" != demo ]; then
-  needs+=(
-    python3:python3
-    gcc:gcc
-    gocryptfs:gocryptfs
-    fusermount3:fuse3
-    podman:podman
-    runc:runc
-    iptables:iptables
-    ssh:openssh-client
-  )
-fi
+vm=(
+  gocryptfs:gocryptfs
+  fusermount3:fuse3
+  podman:podman
+  runc:runc
+  iptables:iptables
+  ip:iproute2
+  ssh:openssh-client
+)
+all=(
+  python3:python3
+  gpsd:gpsd
+  gpsfake:gpsd-clients
+  gcc:gcc
+)
+case ${1:-} in
+  demo) needs=("${base[@]}" "${tpm[@]}") ;;
+  demo-identity) needs=("${base[@]}" "${vm[@]}") ;;
+  '') needs=("${base[@]}" "${tpm[@]}" "${vm[@]}" "${all[@]}") ;;
+  *)
+    echo "setup: '$1' is none of: demo, demo-identity" >&2
+    exit 2
+    ;;
+esac
 
 missing=()
 for need in "${needs[@]}"; do
   command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need##*:}")
 done
 if [ "${1:-}" != demo ]; then
-  # The race detector links against libc.
-  if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
   # Podman's networks; these are not in PATH, or not under Debian's names.
   for helper in netavark aardvark-dns; do
     if [ ! -x "/usr/lib/podman/$helper" ] && [ ! -x "/usr/libexec/podman/$helper" ]; then missing+=("$helper"); fi
   done
+fi
+if [ -z "${1:-}" ]; then
+  # The race detector links against libc.
+  if [ ! -e /usr/include/stdlib.h ]; then missing+=(libc6-dev); fi
   # Tests of the registry's store start servers of their own. Debian keeps initdb
   # out of PATH.
   if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null 2>&1; then

@@ -20,9 +20,14 @@ validate() {
 }
 validate "$ours" agent.yaml
 validate "$ours" agent.yaml agent-registry.yaml
+validate "$ours" agent.yaml agent-swtpm.yaml
+validate "$ours" agent.yaml agent-swtpm-server.yaml
+validate "$ours" agent.yaml agent-plaintext.yaml
 validate "$ours" gateway.yaml
 validate "$ours" gateway.yaml gateway-check.yaml
+validate "$ours" gateway.yaml gateway-plaintext.yaml
 validate "$ours" collector.yaml
+validate "$ours" collector.yaml collector-plaintext.yaml
 validate "$ours" collector.yaml collector-quarantine.yaml
 validate "$ours" collector.yaml collector-registry.yaml
 validate "$ours" collector.yaml collector-quarantine.yaml collector-registry.yaml

@@ -124,7 +124,11 @@ func enroll(ctx context.Context, o *enrollOptions) (*enrolled, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, enrollPatience)
 	defer cancel()
-	dev, err := tpm.Open(ctx, o.device, tpm.Options{})
+	var algorithm tpm.Algorithm // of a key that is there; a new one has the usual
+	if info, err := tpm.ReadKeyInfo(o.dir); err == nil {
+		algorithm = tpm.Algorithm(info.Alg)
+	}
+	dev, err := tpm.Open(ctx, o.device, tpm.Options{Algorithm: algorithm})
 	if err != nil {
 		return nil, work(ownedHint(openHint(o.device, err)))
 	}

@@ -60,7 +60,7 @@ type refused struct {
 const maxExamples = 5
 
 func newExplain() *cobra.Command {
-	var keys, signal string
+	var keys, areas, signal string
 	var listAll bool
 	cmd := &cobra.Command{
 		Use:     "explain FILE|REASON",
@@ -84,10 +84,11 @@ func newExplain() *cobra.Command {
 			if _, err := os.Stat(args[0]); err != nil && args[0] != "-" {
 				return fmt.Errorf("%q is neither a file nor a reason; 'telemark explain --list' shows the reasons", args[0])
 			}
-			return explainFile(cmd, args[0], keys, signal)
+			return explainFile(cmd, args[0], keys, areas, signal)
 		},
 	}
 	cmd.Flags().StringVar(&keys, "keys", "", "key file, to judge signatures too")
+	cmd.Flags().StringVar(&areas, "regions", "", "folder of the areas that its policies name (regions_dir)")
 	cmd.Flags().StringVar(&signal, "signal", "", "signal of protobuf files (found out when absent)")
 	cmd.Flags().BoolVar(&listAll, "list", false, "list the reasons instead")
 	return cmd
@@ -107,8 +108,8 @@ func showReasons(cmd *cobra.Command) error {
 	})
 }
 
-func explainFile(cmd *cobra.Command, file, keys, signal string) error {
-	auditor, err := newAuditor(keys)
+func explainFile(cmd *cobra.Command, file, keys, areas, signal string) error {
+	auditor, err := newAuditor(keys, areas)
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,7 @@ var nextSteps = map[reason.Reason][]string{
 	reason.LocationSourceNotAllowed: {stepLoc},
 	reason.LocationTooInaccurate:    {stepLoc},
 	reason.LocationOutside:          {stepLoc, "See whether the machine was moved."},
+	reason.ImpossibleTravel:         {stepLoc, "See whether an earlier position was wrong, or the machine's key signs in two places.", "A wrong one is outlived: the machine is let in again once it could have come from there. `max_accuracy` keeps most of these out."},
 
 	reason.Duplicate:         {"Nothing, if it is rare: queues and retries on the way send twice.", "If it is not: look for two exporters or gateways that lead here with the same data.", stepWindows},
 	reason.InFlight:          {stepRetry},

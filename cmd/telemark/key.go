@@ -20,7 +20,7 @@ import (
 
 const (
 	createLong = `Make the signing key of this machine: an ECDSA P-256 key that cannot leave the
-TPM. DIR gets its blobs, its generated auth value and its public part; it is
+TPM, or one of another --algorithm where the TPM has no P-256. DIR gets its blobs, its generated auth value and its public part; it is
 made with mode 0700. None of it is of use without the TPM. The tpm extension
 does the same at its first start; making the key before lets its public part
 be enrolled first.
@@ -29,7 +29,8 @@ DEVICE is /dev/tpmrm0 (or another path), unix:PATH, tcp:HOST:PORT, or swtpm:DIR,
 which starts a software TPM with its state in DIR, for development.`
 
 	createExample = `  telemark key create --device /dev/tpmrm0 --dir /var/lib/telemark/keys --name edge-a
-  telemark key create --device swtpm:/tmp/tpm-a --dir /tmp/tpm-a/keys --name edge-a`
+  telemark key create --device swtpm:/tmp/tpm-a --dir /tmp/tpm-a/keys --name edge-a
+  telemark key create --device /dev/tpmrm0 --dir /var/lib/telemark/keys --name edge-a --algorithm PS256`
 
 	showLong = `Show the public part of signing keys: kid (the TPM Name), PEM, and the entry
 for the key file that tpmverify reads (keys::file). A key directory is read
@@ -63,6 +64,7 @@ func newKey() *cobra.Command {
 type createOptions struct {
 	device, dir, name string
 	handle            handleFlag
+	algorithm         string
 }
 
 func newKeyCreate() *cobra.Command {
@@ -88,6 +90,7 @@ func newKeyCreate() *cobra.Command {
 	cmd.Flags().StringVar(&o.device, "device", "", "the TPM")
 	cmd.Flags().StringVar(&o.dir, "dir", "", "directory for the key")
 	cmd.Flags().StringVar(&o.name, "name", "", "name of the machine, for the key file")
+	cmd.Flags().StringVar(&o.algorithm, "algorithm", string(tpm.ES256), "ES256, or ES384 or PS256 where the TPM has no P-256; the agent's key::algorithm has to say the same")
 	cmd.Flags().Var(&o.handle, "handle", "keep the key in the TPM too, at this persistent handle (0x81000000 to 0x817FFFFF)")
 	return cmd
 }
@@ -98,6 +101,9 @@ func (o *createOptions) validate() error {
 	}
 	if err := tpm.ParseDevice(o.device); err != nil {
 		return fmt.Errorf("--device: %w", err)
+	}
+	if _, err := tpm.ParseAlgorithm(o.algorithm); err != nil {
+		return fmt.Errorf("--algorithm: %w", err)
 	}
 	return nil
 }
@@ -114,7 +120,7 @@ func createKey(ctx context.Context, o *createOptions) (keyfile.Entry, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tpmPatience)
 	defer cancel()
-	dev, err := tpm.Open(ctx, o.device, tpm.Options{})
+	dev, err := tpm.Open(ctx, o.device, tpm.Options{Algorithm: tpm.Algorithm(o.algorithm)})
 	if err != nil {
 		return keyfile.Entry{}, work(openHint(o.device, err))
 	}
@@ -132,8 +138,9 @@ func openHint(device string, err error) error {
 	if !strings.Contains(err.Error(), device) {
 		err = fmt.Errorf("opening %s: %w", device, err)
 	}
+	_, software := tpm.SoftwareDir(device)
 	switch {
-	case strings.HasPrefix(device, "swtpm:"):
+	case software:
 		return err // a directory, and no chip
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; run as root, or as a member of the group that owns the device (tss)", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/keyfile"
 	"github.com/telemark-otel/telemark/internal/policy"
+	"github.com/telemark-otel/telemark/internal/regions"
 )
 
 const (
@@ -52,6 +53,7 @@ read, or, with --complete, anything is missing or there twice.`
 
 type inspectOptions struct {
 	keys     string
+	regions  string
 	signal   string
 	summary  bool
 	complete bool
@@ -101,6 +103,7 @@ func newInspect() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, args []string) error { return inspectFiles(cmd, args, &o) },
 	}
 	cmd.Flags().StringVar(&o.keys, "keys", "", "key file to verify with, as tpmverify reads it (keys::file)")
+	cmd.Flags().StringVar(&o.regions, "regions", "", "folder of the areas that its policies name (regions_dir)")
 	cmd.Flags().StringVar(&o.signal, "signal", "", "signal of protobuf files: metrics, logs or traces (found out when absent)")
 	cmd.Flags().BoolVar(&o.summary, "summary", false, "leave out the blocks that nothing speaks against")
 	cmd.Flags().BoolVar(&o.complete, "complete", false, "exit 1 also when blocks are missing or there twice")
@@ -108,7 +111,7 @@ func newInspect() *cobra.Command {
 }
 
 func inspectFiles(cmd *cobra.Command, files []string, o *inspectOptions) error {
-	auditor, err := newAuditor(o.keys)
+	auditor, err := newAuditor(o.keys, o.regions)
 	if err != nil {
 		return err
 	}
@@ -162,7 +165,7 @@ func (in *inspection) ok() bool {
 	return len(in.Unreadable) == 0
 }
 
-func newAuditor(keysFile string) (*audit.Auditor, error) {
+func newAuditor(keysFile, regionsDir string) (*audit.Auditor, error) {
 	if keysFile == "" {
 		return audit.New(nil), nil
 	}
@@ -170,10 +173,14 @@ func newAuditor(keysFile string) (*audit.Auditor, error) {
 	if err != nil {
 		return nil, work(fmt.Errorf("--keys: %w ('telemark key show --output json' prints one)", err))
 	}
-	defaults := &policy.Policy{Freshness: policy.Sequence, LiveWithin: policy.DefaultLiveWithin}
+	named, err := regions.Load(regionsDir, nil)
+	if err != nil {
+		return nil, work(fmt.Errorf("--regions: %w", err))
+	}
+	defaults := &policy.Policy{Freshness: policy.Sequence, LiveWithin: policy.DefaultLiveWithin, Regions: named}
 	keys, err := keyfile.Parse(keysFile, content, defaults)
 	if err != nil {
-		return nil, work(fmt.Errorf("%w ('telemark key show --output json' prints one)", err))
+		return nil, work(fmt.Errorf("%w ('telemark key show --output json' prints one, --regions names the folder of areas)", err))
 	}
 	return audit.New(keys), nil
 }

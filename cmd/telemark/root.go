@@ -28,7 +28,8 @@ func refuse(format string, args ...any) error { return refusal{fmt.Sprintf(forma
 
 const rootLong = `telemark makes development certificates and keys, reads receipts out of
 archived telemetry, explains why a block was refused, and checks collector
-configurations for what would break the proof or lose data.
+configurations for what would break the proof or lose data. It drives the
+machines of a registry, and the confidential VMs that run identityd.
 
 Exit codes:
   0  done, and nothing speaks against it
@@ -41,7 +42,8 @@ const rootExample = `  telemark certs ./certs --host gateway.example
   telemark key show --dir /var/lib/telemark/keys --name edge-a --output json > keys.json
   telemark receipt inspect --keys keys.json archive/metrics.jsonl
   telemark explain quarantine.jsonl
-  telemark config lint agent.yaml`
+  telemark config lint agent.yaml
+  telemark workload status https://vm.example:3443`
 
 // newRoot wires the commands to their streams.
 func newRoot(in io.Reader, out, errOut io.Writer) *cobra.Command {
@@ -62,8 +64,9 @@ func newRoot(in io.Reader, out, errOut io.Writer) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = readVersion().line()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.AddCommand(newCerts(), newKey(), newReceipt(), newExplain(), newConfig(),
-		newEnroll(), newEK(), newFleet(), newAudit(), newVersion())
+	root.AddCommand(newCerts(), newKey(), newReceipt(), newExplain(), newConfig(), newGeofence(), newLocation(),
+		newEnroll(), newEK(), newFleet(), newAudit(),
+		newOperator(), newOwner(), newWorkload(), newStorage(), newUp(), newSmoke(), newLoad(), newVersion())
 	return root
 }
 

@@ -5,10 +5,8 @@
 package podmantest
 
 import (
-	"archive/tar"
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // Podman is a private installation.
@@ -27,6 +24,8 @@ type Podman struct {
 	Root   string
 	Run    string
 	Tmp    string
+
+	link string // the bridge of its network
 }
 
 // On machines without CAP_SYS_RESOURCE Podman's usual limits cannot be set, and
@@ -55,38 +54,16 @@ insecure = true
 // New makes one. Its containers end with the test.
 func New(tb testing.TB) *Podman {
 	tb.Helper()
-	number := rand.IntN(1 << 15) //nolint:gosec // need not be secret
 	// Not tb.TempDir: names of tests make paths too long for unix sockets, and
 	// what Podman leaves mounted must be gone first.
 	dir, err := os.MkdirTemp("", "podman") //nolint:usetesting // see above
 	must(tb, err)
-	p := &Podman{
-		Dir: dir, Socket: filepath.Join(dir, "podman.sock"), Config: filepath.Join(dir, "containers.conf"),
-		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Tmp: filepath.Join(dir, "tmp"),
-	}
-	must(tb, os.WriteFile(p.Config, fmt.Appendf(nil, config, filepath.Join(dir, "networks")), 0o600))
-	high, low := 128+number>>8, number&0xff
-	must(tb, os.Mkdir(filepath.Join(dir, "networks"), 0o700))
-	must(tb, os.WriteFile(filepath.Join(dir, "networks", "podman.json"), fmt.Appendf(nil, network, number, number, high, low, high, low), 0o600))
-	must(tb, os.WriteFile(filepath.Join(dir, "registries.conf"), []byte(registries), 0o600))
+	p, err := Install(dir)
+	must(tb, err)
 	tb.Cleanup(func() {
-		// Podman's own cleaning up after a container can be in the way for a moment.
-		for attempt := range 10 {
-			out, err := p.Command("rm", "--all", "--force", "--time", "0").CombinedOutput()
-			if err == nil {
-				break
-			}
-			if attempt == 9 {
-				tb.Errorf("remove the containers: %v: %s", err, out)
-			}
-			time.Sleep(200 * time.Millisecond)
+		if err := p.Remove(); err != nil {
+			tb.Error(err)
 		}
-		p.endRest()
-		// Gone with the last container, unless that was being cleared away just then.
-		_ = exec.Command("ip", "link", "delete", fmt.Sprintf("pmtest%04x", number)).Run() //nolint:gosec // a name of our own
-		// The storage driver keeps a mount on its own directory.
-		_ = exec.Command("umount", "--lazy", filepath.Join(p.Root, "overlay")).Run() //nolint:gosec // our own directory
-		must(tb, os.RemoveAll(dir))
 	})
 	return p
 }
@@ -122,26 +99,14 @@ func (p *Podman) Command(args ...string) *exec.Cmd {
 // Start serves the API on the socket until the test ends.
 func (p *Podman) Start(tb testing.TB) {
 	tb.Helper()
-	cmd := p.Command("system", "service", "--time=0", "unix://"+p.Socket)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = time.Second
-	must(tb, cmd.Start())
+	service, err := p.Serve()
+	must(tb, err)
 	tb.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		service.Close()
 		if tb.Failed() {
-			tb.Logf("podman's service said:\n%s", out.Bytes())
+			tb.Logf("podman's service said:\n%s", service.Said())
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(p.Socket); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("podman's service did not start:\n%s", out.Bytes())
-		}
-	}
 }
 
 // Import makes an image whose only program is ./program, as /bin/sh and
@@ -155,9 +120,7 @@ func (p *Podman) Import(tb testing.TB, name, words string) {
 // without more names for the program.
 func (p *Podman) ImportCommand(tb testing.TB, name, command string, links ...string) {
 	tb.Helper()
-	cmd := p.Command("import", "--quiet", "--change", "CMD "+command, "-", name)
-	cmd.Stdin = bytes.NewReader(Layer(tb, links...))
-	p.try(tb, cmd)
+	must(tb, p.ImportLayer(name, command, bytes.NewReader(Layer(tb, links...))))
 }
 
 // Output runs a podman command and returns what it prints.
@@ -180,16 +143,9 @@ func (p *Podman) try(tb testing.TB, cmd *exec.Cmd) string {
 func Layer(tb testing.TB, links ...string) []byte {
 	tb.Helper()
 	content := program(tb)
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	must(tb, w.WriteHeader(&tar.Header{Name: "program", Mode: 0o755, Size: int64(len(content))}))
-	_, err := w.Write(content)
+	layer, err := LayerOf(content, links...)
 	must(tb, err)
-	for _, link := range links {
-		must(tb, w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: link[1:], Linkname: "/program", Mode: 0o777}))
-	}
-	must(tb, w.Close())
-	return layer.Bytes()
+	return layer
 }
 
 var built struct {

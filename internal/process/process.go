@@ -47,7 +47,7 @@ func (p *Process) Start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(p.Path, p.Args...)
+	cmd := exec.Command(p.Path, p.Args...) //nolint:gosec // what its user runs on purpose
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

@@ -116,13 +116,13 @@ type Verdict struct {
 	Tolerances block.Tolerance
 	Arrived    digest.Arrived
 	Freshness  policy.Freshness
-	Issued     time.Time    // T, zero without a checked nonce
+	Issued     time.Time // T, zero without a checked nonce
 	// MaxSpeed in metres per second bounds the way from earlier positions of the
 	// key to this one, which was taken at Taken (Unix seconds); 0 when policy asks
 	// nothing or there is no position. It is judged with the claim.
-	MaxSpeed float64
-	Taken    int64
-	Statement  block.Digest // receipt.StatementHash, set when Reason is ""
+	MaxSpeed  float64
+	Taken     int64
+	Statement block.Digest // receipt.StatementHash, set when Reason is ""
 }
 
 func (v *Verdict) refuse(err error) {

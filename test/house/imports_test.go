@@ -65,6 +65,9 @@ var level = map[string]int{
 	"internal/registry/api": 1, "internal/registry/audit": 1,
 	"internal/receipt": 2, "internal/replay": 2, "internal/tpmattest": 2, "internal/tdx": 2, "internal/registry/answer": 2,
 	"internal/group": 3, "internal/verdict": 3, "internal/tdx/collateral": 3, "internal/registry/admin": 3, "internal/registry/enrolment": 3,
+	"internal/identity/unlock": 0, "internal/identity/persist": 0, "internal/geo": 0, "internal/httpd": 0, "internal/daemon": 0, "internal/process": 0,
+	"internal/travel": 1, "internal/regions": 2,
+	"internal/identity/statement": 2, "internal/ratls": 3, "internal/identity/api": 3, "internal/identity/client": 4,
 	"internal/keyfile":  4,
 	"internal/registry": 5, // what it learns are keys as verdict takes them
 }
@@ -111,7 +114,7 @@ func TestDependencyDirection(t *testing.T) {
 }
 
 func TestDomainDoesNoIO(t *testing.T) {
-	pure := []string{"internal/block", "internal/reason", "internal/merkle", "internal/policy", "internal/nonce", "internal/receipt", "internal/verdict", "internal/replay", "internal/group", "internal/digest", "internal/strictjson", "internal/registry/answer", "internal/registry/audit", "internal/tpmattest", "internal/tdx", "internal/keyfile", "internal/limit"}
+	pure := []string{"internal/block", "internal/reason", "internal/merkle", "internal/policy", "internal/nonce", "internal/receipt", "internal/verdict", "internal/replay", "internal/group", "internal/digest", "internal/strictjson", "internal/registry/answer", "internal/registry/audit", "internal/tpmattest", "internal/tdx", "internal/keyfile", "internal/limit", "internal/geo", "internal/travel", "internal/ratls", "internal/identity/statement", "internal/identity/unlock", "internal/identity/persist", "internal/identity/api"}
 	for _, p := range list(t) {
 		if !slices.ContainsFunc(pure, func(dir string) bool { return p.ImportPath == module+dir }) {
 			continue

@@ -22,6 +22,10 @@ const (
 	MediaType        Reason = "unsupported_media_type"
 	RateLimited      Reason = "rate_limited"
 	Busy             Reason = "busy"
+	Stopping         Reason = "stopping"
+	CallTimeout      Reason = "call_timeout"
+	ForeignOrigin    Reason = "foreign_origin"
+	TLSRequired      Reason = "tls_required"
 	Internal         Reason = "internal"
 )
 
@@ -90,6 +94,105 @@ const (
 	RunDirDamaged    Reason = "run_directory_damaged"
 )
 
+// Of what the machine has to have.
+const (
+	NotRoot           Reason = "not_root"
+	GocryptfsMissing  Reason = "gocryptfs_missing"
+	GocryptfsTooOld   Reason = "gocryptfs_too_old"
+	FusermountMissing Reason = "fusermount_missing"
+	FuseMissing       Reason = "fuse_missing"
+	PodmanMissing     Reason = "podman_missing"
+	PodmanUnsupported Reason = "podman_unsupported"
+	HostUnsuitable    Reason = "host_unsuitable"
+)
+
+// Of the encrypted volume and the disk that it lies on.
+const (
+	PathInvalid     Reason = "path_invalid"
+	StorageInUse    Reason = "storage_in_use"
+	DiskFailed      Reason = "disk_failed"
+	Symlink         Reason = "symlink"
+	RecoverFailed   Reason = "recover_failed"
+	VolumeMissing   Reason = "volume_missing"
+	VolumeExists    Reason = "volume_exists"
+	VolumeMounted   Reason = "volume_mounted"
+	VolumeOther     Reason = "volume_other"
+	HeaderMalformed Reason = "header_malformed"
+	SourceOther     Reason = "source_other"
+	SourceFailed    Reason = "source_failed"
+	KeyInvalid      Reason = "key_invalid"
+	KeyWrong        Reason = "key_wrong"
+	ConfChanged     Reason = "conf_changed"
+	ConfUnsafe      Reason = "conf_unsafe"
+	InitFailed      Reason = "init_failed"
+	MountFailed     Reason = "mount_failed"
+	MountTimeout    Reason = "mount_timeout"
+	MountDead       Reason = "mount_dead"
+	NotMounted      Reason = "not_mounted"
+)
+
+// Of a volume's key on its way from the owner.
+const (
+	SealedKeyMissing   Reason = "sealed_key_missing"
+	SealedKeyUnwanted  Reason = "sealed_key_unwanted"
+	SealedKeyMalformed Reason = "sealed_key_malformed"
+	SuiteUnsupported   Reason = "suite_unsupported"
+	OtherOwner         Reason = "other_owner"
+	OtherVolume        Reason = "other_volume"
+	TLSKeyMismatch     Reason = "tls_key_mismatch"
+	StateMismatch      Reason = "state_mismatch"
+	RequestUnknown     Reason = "request_unknown"
+	RequestExpired     Reason = "request_expired"
+	TranscriptChanged  Reason = "transcript_changed"
+	CiphertextInvalid  Reason = "ciphertext_invalid"
+)
+
+// Of the container.
+const (
+	PodmanTimeout    Reason = "podman_timeout"
+	PodmanFailed     Reason = "podman_failed"
+	ImageNotFound    Reason = "image_not_found"
+	ImageDenied      Reason = "image_denied"
+	ImageUnreachable Reason = "image_unreachable"
+	ImageFailed      Reason = "image_failed"
+	ImageTooLarge    Reason = "image_too_large"
+	PortTaken        Reason = "port_taken"
+	MountInvalid     Reason = "mount_invalid"
+	SpecInvalid      Reason = "spec_invalid"
+	NameTaken        Reason = "name_taken"
+	NotHardened      Reason = "not_hardened"
+	StartFailed      Reason = "start_failed"
+	NotRunning       Reason = "not_running"
+	ExecFailed       Reason = "exec_failed"
+
+	UpstreamUnavailable Reason = "upstream_unavailable"
+)
+
+// Of the temporary way in.
+const (
+	SSHUnavailable Reason = "ssh_unavailable"
+	SSHNotClosed   Reason = "ssh_not_closed"
+)
+
+// Of quotes and the event log.
+const (
+	QuoteUnavailable    Reason = "quote_unavailable"
+	EventLogUnavailable Reason = "event_log_unavailable"
+	EventLogForeign     Reason = "event_log_foreign"
+	EventLogFull        Reason = "event_log_full"
+	EventLogDamaged     Reason = "event_log_damaged"
+	EventRefused        Reason = "event_refused"
+)
+
+// Of the registry.
+const (
+	OperatorRenewalNeeded Reason = "operator_renewal_needed"
+	RegistryUnreachable   Reason = "registry_unreachable"
+	RegistryRefused       Reason = "registry_refused"
+	RegistryAnswerInvalid Reason = "registry_answer_invalid"
+	RegistryUnpinned      Reason = "registry_unpinned"
+)
+
 type entry struct {
 	reason Reason
 	status int
@@ -132,7 +235,9 @@ func (r Reason) Help() string { return byReason[r].help }
 // changing anything.
 func (r Reason) Retryable() bool {
 	switch r {
-	case RequestTimeout, RateLimited, Busy, StepInFlight, StateUnavailable, StateUnwitnessed:
+	case RequestTimeout, RateLimited, Busy, Stopping, CallTimeout, StepInFlight, StateUnavailable, StateUnwitnessed,
+		SourceFailed, MountTimeout, PodmanTimeout, ImageUnreachable, UpstreamUnavailable,
+		QuoteUnavailable, EventLogUnavailable, RegistryUnreachable:
 		return true
 	default:
 		return false

@@ -4,13 +4,14 @@
 //
 // What is signed, and how no signature serves two purposes:
 //
-//   - Registering as operator or owner: the 32 raw bytes of the instance key.
+//   - Registering as operator or owner: the 32 raw bytes of the instance key, and
+//     in the /v1/ form the request besides, by the same key.
 //   - The older form (/workload/configure, /workload/expose): the raw body, a JSON
 //     object. It is at least 80 bytes long, since it names the instance in
 //     hexadecimal, and so is never an instance key. Every member of every kind of
 //     body is required and no other is read, so that no body is of two kinds.
 //     Bodies that were accepted are remembered.
-//   - The /v1/ form: the message of Message, which begins with a tag that no JSON
+//   - The /v1/ form: the message of package api, which begins with a tag that no JSON
 //     begins with. Its counter is the state's, which every step raises: it works
 //     once, and nothing has to be remembered.
 //

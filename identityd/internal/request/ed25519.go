@@ -3,11 +3,11 @@ package request
 import (
 	"bytes"
 	"crypto/ed25519"
-	"encoding/hex"
 
 	"filippo.io/edwards25519"
 
 	"github.com/telemark-otel/telemark/identityd/internal/reason"
+	"github.com/telemark-otel/telemark/internal/identity/api"
 )
 
 // minusOne is L-1, the group's order less one.
@@ -82,23 +82,9 @@ func header(value string) ([]byte, error) {
 	if value == "" {
 		return nil, reason.Refuse(reason.SignatureMissing, "there is none")
 	}
-	signature, ok := lowerHex(value, 2*ed25519.SignatureSize)
+	signature, ok := api.ParseHex(value, 2*ed25519.SignatureSize)
 	if !ok || len(signature) != ed25519.SignatureSize {
 		return nil, reason.Refuse(reason.SignatureMalformed, "%d characters", len(value))
 	}
 	return signature, nil
-}
-
-// lowerHex reads at most most digits, lower case, which are the only spelling.
-func lowerHex(s string, most int) ([]byte, bool) {
-	if len(s) > most {
-		return nil, false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return nil, false
-		}
-	}
-	b, err := hex.DecodeString(s)
-	return b, err == nil
 }

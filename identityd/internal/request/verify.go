@@ -4,16 +4,16 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/binary"
 	"strconv"
 
 	"github.com/telemark-otel/telemark/identityd/internal/reason"
+	"github.com/telemark-otel/telemark/internal/identity/api"
 )
 
 // Signed is a signed request as it came.
 type Signed struct {
 	Method, Path string // of the request line; the path without query, as it was routed
-	Signature    string // header x-signature: 128 lower-case hexadecimal digits
+	Signature    string // header x-signature: 128 lower-case hexadecimal digits; none in a registration of the older form
 	Counter      string // header x-counter, /v1/ only: decimal
 	Body         []byte // raw
 }
@@ -36,8 +36,7 @@ type Memory interface {
 	Counter() uint64
 }
 
-// Verifier verifies requests of the owner to one instance. It is safe for
-// concurrent use.
+// Verifier verifies requests to one instance. It is safe for concurrent use.
 type Verifier struct {
 	Instance  ed25519.PublicKey
 	Owner     ed25519.PublicKey // empty: there is none yet
@@ -45,130 +44,140 @@ type Verifier struct {
 	RequireV1 bool // refuse the older form
 }
 
-// Message is what a request of the /v1/ form signs, with Ed25519:
-//
-//	"telemark-request-v1" 00 | P(method) | P(path) | P(instance key) | P(counter) | P(SHA-256(body))
-//
-//	P(x) = u32 length of x | x
-//
-// The method is in capitals, the path begins with a slash and has no query, the
-// instance key has 32 bytes, the counter is a u64. Numbers are big-endian.
+// Message is what a request of the /v1/ form signs, with Ed25519.
 func Message(method, path string, instance ed25519.PublicKey, counter uint64, body []byte) []byte {
-	digest := sha256.Sum256(body)
-	b := []byte("telemark-request-v1\x00")
-	for _, p := range [][]byte{[]byte(method), []byte(path), instance, binary.BigEndian.AppendUint64(nil, counter), digest[:]} {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(p)))
-		b = append(b, p...)
-	}
-	return b
+	return api.Message(method, path, instance, counter, body)
 }
 
-// RegisterOperator verifies the body of POST /operator/register.
-func RegisterOperator(instance ed25519.PublicKey, raw []byte) (*Operator, error) {
-	var o Operator
-	if err := decode(raw, &o); err != nil {
-		return nil, err
-	}
-	if err := verifyRole(instance, o.Pubkey, o.Signature); err != nil {
-		return nil, err
-	}
-	return &o, nil
+// RegisterOperator verifies a POST /operator/register, of either form.
+func (v *Verifier) RegisterOperator(r *Signed, v1 bool) (*Operator, Auth, error) {
+	return verifyRole(v, r, v1, checkOperator, func(o *Operator) (key, signature Hex) { return o.Pubkey, o.Signature })
 }
 
-// RegisterOwner verifies the body of POST /owner/register. Its token is for
+// Renew verifies a POST /v1/operator/renew, which has the /v1/ form only. Whether
+// the key is the operator's, package state knows.
+func (v *Verifier) Renew(r *Signed) (*Renewal, Auth, error) {
+	return verifyRole(v, r, true, checkRenewal, func(o *Renewal) (key, signature Hex) { return o.Pubkey, o.Signature })
+}
+
+// RegisterOwner verifies a POST /owner/register, of either form. Its token is for
 // package state to compare.
-func RegisterOwner(instance ed25519.PublicKey, raw []byte) (*Owner, error) {
-	var o Owner
-	if err := decode(raw, &o); err != nil {
-		return nil, err
-	}
-	if err := verifyRole(instance, o.Pubkey, o.Signature); err != nil {
-		return nil, err
-	}
-	return &o, nil
+func (v *Verifier) RegisterOwner(r *Signed, v1 bool) (*Owner, Auth, error) {
+	return verifyRole(v, r, v1, checkOwner, func(o *Owner) (key, signature Hex) { return o.Pubkey, o.Signature })
 }
+
+// AskStorage reads a POST /v1/storage/request, which nobody signs.
+func AskStorage(raw []byte) (*StorageRequest, error) { return read(raw, checkStorageRequest) }
 
 // verifyRole: the key that signs stands in the body, so that the body has to be
-// read first.
-func verifyRole(instance ed25519.PublicKey, key, signature []byte) error {
-	if bytes.Equal(key, instance) {
-		return reason.Refuse(reason.PubkeyTaken, "it is this instance's key")
+// read first. In the /v1/ form it signs twice: the instance key, which the
+// registry wants to see, and this very request.
+func verifyRole[T any](v *Verifier, r *Signed, v1 bool, check func(*T) error, role func(*T) (key, signature Hex)) (*T, Auth, error) {
+	if v.RequireV1 && !v1 {
+		return nil, Auth{}, reason.Refuse(reason.V1Required, "%s %.64q", r.Method, r.Path)
 	}
-	return Verify(key, instance, signature)
+	into, err := read(r.Body, check)
+	if err != nil {
+		return nil, Auth{}, err
+	}
+	key, signature := role(into)
+	if bytes.Equal(key, v.Instance) {
+		return nil, Auth{}, reason.Refuse(reason.PubkeyTaken, "it is this instance's key")
+	}
+	if err := Verify(ed25519.PublicKey(key), v.Instance, signature); err != nil {
+		return nil, Auth{}, err
+	}
+	auth := Auth{V1: v1, Body: sha256.Sum256(r.Body)}
+	if !v1 {
+		return into, auth, nil
+	}
+	if auth.Counter, err = v.authentic(r, v1, ed25519.PublicKey(key)); err != nil {
+		return nil, Auth{}, err
+	}
+	if err := v.current(auth.Counter); err != nil {
+		return nil, Auth{}, err
+	}
+	return into, auth, nil
 }
 
 // Configure verifies a signed POST /workload/configure, of either form.
 func (v *Verifier) Configure(r *Signed, v1 bool) (*Configure, Auth, error) {
-	var c Configure
-	auth, err := v.verify(r, v1, &c, func() Hex { return c.InstancePubkey })
-	if err != nil {
-		return nil, Auth{}, err
-	}
-	return &c, auth, nil
+	return verify(v, r, v1, checkConfigure, func(c *Configure) Hex { return c.InstancePubkey })
 }
 
 // Expose verifies a signed POST /workload/expose, of either form.
 func (v *Verifier) Expose(r *Signed, v1 bool) (*Expose, Auth, error) {
-	var e Expose
-	auth, err := v.verify(r, v1, &e, func() Hex { return e.InstancePubkey })
-	if err != nil {
-		return nil, Auth{}, err
-	}
-	return &e, auth, nil
+	return verify(v, r, v1, checkExpose, func(e *Expose) Hex { return e.InstancePubkey })
 }
 
 // Unlock verifies a signed POST /v1/storage/unlock, which has the /v1/ form only.
 // Owner is then what the disk claims: the volume shows whether it is true.
 func (v *Verifier) Unlock(r *Signed) (*Unlock, Auth, error) {
-	var u Unlock
-	auth, err := v.verify(r, true, &u, func() Hex { return u.InstancePubkey })
+	u, auth, err := verify(v, r, true, checkUnlock, func(u *Unlock) Hex { return u.InstancePubkey })
 	if err != nil {
 		return nil, Auth{}, err
 	}
 	if err := Verify(v.Owner, v.Instance, u.Signature); err != nil {
 		return nil, Auth{}, err
 	}
-	return &u, auth, nil
+	return u, auth, nil
 }
 
 // verify reads top to bottom: who, over which bytes, saying what, to whom, how
 // often. Nothing of the body is looked at before its signature.
-func (v *Verifier) verify(r *Signed, v1 bool, into body, instance func() Hex) (Auth, error) {
-	auth := Auth{V1: v1, Body: sha256.Sum256(r.Body)}
+func verify[T any](v *Verifier, r *Signed, v1 bool, check func(*T) error, instance func(*T) Hex) (*T, Auth, error) {
 	if v.RequireV1 && !v1 {
-		return Auth{}, reason.Refuse(reason.V1Required, "%s %.64q", r.Method, r.Path)
+		return nil, Auth{}, reason.Refuse(reason.V1Required, "%s %.64q", r.Method, r.Path)
 	}
 	if len(v.Owner) == 0 {
-		return Auth{}, reason.Refuse(reason.OwnerMissing, "nobody could have signed it")
+		return nil, Auth{}, reason.Refuse(reason.OwnerMissing, "nobody could have signed it")
 	}
+	auth := Auth{V1: v1, Body: sha256.Sum256(r.Body)}
+	var err error
+	if auth.Counter, err = v.authentic(r, v1, v.Owner); err != nil {
+		return nil, Auth{}, err
+	}
+	into, err := read(r.Body, check)
+	if err != nil {
+		return nil, Auth{}, err
+	}
+	if !bytes.Equal(instance(into), v.Instance) {
+		return nil, Auth{}, reason.Refuse(reason.WrongInstance, "it names %.64x", []byte(instance(into)))
+	}
+	if v1 {
+		err = v.current(auth.Counter)
+	} else if v.Memory.Accepted(auth.Body) {
+		err = reason.Refuse(reason.Replayed, "these bytes were accepted before")
+	}
+	if err != nil {
+		return nil, Auth{}, err
+	}
+	return into, auth, nil
+}
+
+// authentic verifies the header's signature, and returns the counter that it is
+// for, 0 in the older form.
+func (v *Verifier) authentic(r *Signed, v1 bool, key ed25519.PublicKey) (n uint64, err error) {
 	signature, err := header(r.Signature)
 	if err != nil {
-		return Auth{}, err
+		return 0, err
 	}
-	signed := r.Body
+	message := r.Body
 	if v1 {
-		if auth.Counter, err = counter(r.Counter); err != nil {
-			return Auth{}, err
+		if n, err = counter(r.Counter); err != nil {
+			return 0, err
 		}
-		signed = Message(r.Method, r.Path, v.Instance, auth.Counter, r.Body)
+		message = Message(r.Method, r.Path, v.Instance, n, r.Body)
 	}
-	if err := Verify(v.Owner, signed, signature); err != nil {
-		return Auth{}, err
+	return n, Verify(key, message, signature)
+}
+
+// current refuses what was signed for another counter than the present one.
+func (v *Verifier) current(n uint64) error {
+	if now := v.Memory.Counter(); n != now {
+		return reason.Refuse(reason.CounterMismatch, "signed for %d, the counter is %d", n, now)
 	}
-	if err := decode(r.Body, into); err != nil {
-		return Auth{}, err
-	}
-	if !bytes.Equal(instance(), v.Instance) {
-		return Auth{}, reason.Refuse(reason.WrongInstance, "it names %.64x", []byte(instance()))
-	}
-	if v1 {
-		if now := v.Memory.Counter(); auth.Counter != now {
-			return Auth{}, reason.Refuse(reason.CounterMismatch, "signed for %d, the counter is %d", auth.Counter, now)
-		}
-	} else if v.Memory.Accepted(auth.Body) {
-		return Auth{}, reason.Refuse(reason.Replayed, "these bytes were accepted before")
-	}
-	return auth, nil
+	return nil
 }
 
 // counter reads the header x-counter, which has one spelling.

@@ -240,40 +240,6 @@ func TestTraversalInPersistedDirectoriesIsRefused(t *testing.T) {
 	}
 }
 
-func roleBody(by byte, more string) string {
-	return fmt.Sprintf(`{"pubkey":"%x","signature":"%x"%s}`, []byte(publicOf(by)), ed25519.Sign(keyOf(by), publicOf(instance)), more)
-}
-
-func TestRolesNeedASignatureOverThisInstance(t *testing.T) {
-	o, err := RegisterOperator(publicOf(instance), []byte(roleBody(owner, fmt.Sprintf(`,"owner_pubkey":"%x"`, []byte(publicOf(stranger))))))
-	require.NoError(t, err)
-	require.Equal(t, []byte(publicOf(stranger)), []byte(o.OwnerPubkey))
-	_, err = RegisterOwner(publicOf(instance), []byte(roleBody(owner, "")))
-	require.NoError(t, err)
-	w, err := RegisterOwner(publicOf(instance), []byte(roleBody(owner, `,"sealed_key":"0102"`)))
-	require.NoError(t, err)
-	require.Equal(t, Hex{1, 2}, w.SealedKey)
-
-	_, err = RegisterOperator(publicOf(stranger), []byte(roleBody(owner, "")))
-	refused(t, err, reason.SignatureInvalid)
-	_, err = RegisterOperator(publicOf(instance), []byte(roleBody(instance, "")))
-	refused(t, err, reason.PubkeyTaken)
-	_, err = RegisterOperator(publicOf(instance), []byte(roleBody(owner, `,"owner_pubkey":"`+strings.Repeat("00", 32)+`"`)))
-	refused(t, err, reason.PubkeyLowOrder)
-	_, err = RegisterOperator(publicOf(instance), []byte(roleBody(owner, `,"owner_pubkey":""`)))
-	refused(t, err, reason.PubkeyMalformed)
-	for _, body := range []string{``, `{}`, `null`, `{"pubkey":""}`, roleBody(owner, `,"x":1`)} {
-		_, err = RegisterOperator(publicOf(instance), []byte(body))
-		refused(t, err, reason.BadRequest)
-		_, err = RegisterOwner(publicOf(instance), []byte(body))
-		refused(t, err, reason.BadRequest)
-	}
-	for digits := range lowOrderPoints {
-		_, err = RegisterOwner(publicOf(instance), []byte(`{"pubkey":"`+digits+`","signature":"01`+strings.Repeat("00", 63)+`"}`))
-		require.Contains(t, []reason.Reason{reason.PubkeyLowOrder, reason.PubkeyNonCanonical}, reason.Of(err))
-	}
-}
-
 func TestUnlockNeedsTheOwnerTwice(t *testing.T) {
 	v, _ := verifier()
 	body := func(by byte, more string) string {
@@ -315,21 +281,19 @@ func TestMessageIsTheOneThatIsDocumented(t *testing.T) {
 // them, and what is taken reads the same to the standard library.
 func FuzzNoBodyIsOfTwoKinds(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		var c Configure
-		var e Expose
-		var u Unlock
-		var o Operator
-		var w Owner
 		taken := 0
-		for _, b := range []body{&c, &e, &u} {
-			if err := decode(raw, b); err == nil {
+		for _, err := range []error{
+			errorOf(read(raw, checkConfigure)), errorOf(read(raw, checkExpose)), errorOf(read(raw, checkUnlock)),
+			errorOf(read(raw, checkStorageRequest)),
+		} {
+			if err == nil {
 				taken++
 			} else {
 				require.NotEqual(t, reason.Internal, reason.Of(err))
 			}
 		}
-		for _, b := range []body{&o, &w} {
-			if decode(raw, b) == nil {
+		for _, err := range []error{errorOf(read(raw, checkOperator)), errorOf(read(raw, checkOwner)), errorOf(read(raw, checkRenewal))} {
+			if err == nil {
 				require.Zero(t, taken, "a registration is no signed request")
 			}
 		}
@@ -339,6 +303,8 @@ func FuzzNoBodyIsOfTwoKinds(f *testing.F) {
 		}
 	})
 }
+
+func errorOf[T any](_ *T, err error) error { return err }
 
 func TestCorpusIsThere(t *testing.T) {
 	seeds, err := os.ReadDir("testdata/fuzz/FuzzNoBodyIsOfTwoKinds")

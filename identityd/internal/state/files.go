@@ -7,8 +7,8 @@ import (
 	"io/fs"
 )
 
-// Dir is one directory. Names have no slashes. It is used by one goroutine at a
-// time, and by one process.
+// Dir is one directory. Names have no slashes. It is used by one process. Several
+// users of it have names of their own, and each works in one goroutine at a time.
 type Dir interface {
 	// ReadFile returns a plain file of at most limit bytes; fs.ErrNotExist when
 	// there is none. It does not follow links out of the directory and does not
@@ -38,6 +38,10 @@ var errNotPlain = errors.New("not a plain file")
 
 // errTooLarge says that a file is larger than any that this package writes.
 var errTooLarge = errors.New("file is too large")
+
+// Replace is how this package writes, for others who keep files in such a
+// directory.
+func Replace(d Dir, name string, content []byte) error { return replace(d, name, content) }
 
 // replace writes a file so that at every moment, and after a crash at any, either
 // the old or the new content stands under the name.

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/json"
@@ -94,13 +95,14 @@ func (m *Machine) Link(now time.Time, content []byte, owner Role) error {
 	next := *r
 	next.Instance, next.Owner = m.public(), p
 	next.Owed = max(m.burned, r.Counter) + 1
+	next.UnheardRegistry, next.UnheardOwner = cmp.Or(r.UnheardRegistry, r.Counter), cmp.Or(r.UnheardOwner, r.Counter)
 	next.Link = &Link{
 		At: when(now), Counter: r.Counter,
 		Signature: ed25519.Sign(origin, linkMessage(next.Instance, r.Counter)),
 	}
 	return m.write(next, func(s *run) {
 		s.OriginSeed, s.MACKey = id.OriginSeed, id.MACKey
-		s.Found, s.Registry, s.Tool = r.Counter, true, true
+		s.Registry, s.Tool = true, true
 	})
 }
 
@@ -116,7 +118,8 @@ const (
 // Witness takes the counter that somebody outside saw last, 0 for none: fetched
 // from the registry under a fresh nonce, or sent by the owner's tool in a signed
 // request. The first word of each after a reboot is held against what the disk
-// came with, so it has to be asked before it is told of anything newer. A disk
+// came with, so it has to be asked before it is told of anything newer; it is
+// written down, under a higher counter. A disk
 // that is behind is state_rollback for the rest of the boot: no step begins, and
 // SSHAllowed stays false.
 func (m *Machine) Witness(from Source, seen uint64) error {
@@ -128,31 +131,36 @@ func (m *Machine) Witness(from Source, seen uint64) error {
 	case !m.run.linked():
 		return reason.Refuse(reason.StateUnlinked, "the storage is locked")
 	}
-	r := m.run
-	var pending *bool
+	next := m.rec
+	var pending func(*run) *bool
+	var unheard *uint64
 	switch from {
 	case Registry:
-		pending = &r.Registry
+		pending, unheard = func(r *run) *bool { return &r.Registry }, &next.UnheardRegistry
 	case OwnerTool:
-		pending = &r.Tool
+		pending, unheard = func(r *run) *bool { return &r.Tool }, &next.UnheardOwner
 	default:
 		return reason.Refuse(reason.Internal, "%.32q is no witness", string(from))
 	}
-	have := m.rec.Counter
-	if *pending {
-		have = r.Found
-	}
-	if seen > have {
+	r := m.run
+	if have := cmp.Or(*unheard, m.rec.Counter); seen > have {
 		m.run.RolledBack, r.RolledBack = true, true
 		if err := r.save(m.runDir); err != nil {
 			return err
 		}
 		return reason.Refuse(reason.StateRollback, "the disk came with counter %d, and the %s saw %d", have, from, seen)
 	}
-	if !*pending {
+	if !*pending(&r) {
 		return nil
 	}
-	*pending = false
+	// The disk first: once this is known to have been heard, the witness may be
+	// told of something newer.
+	*unheard = 0
+	if err := m.write(next, nil); err != nil {
+		return err
+	}
+	r = m.run
+	*pending(&r) = false
 	if err := r.save(m.runDir); err != nil {
 		return err
 	}

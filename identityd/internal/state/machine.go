@@ -163,7 +163,7 @@ func (m *Machine) again(file []byte) error {
 // which has to be made anew.
 func (m *Machine) halfLinked(r *record, file []byte) error {
 	m.run.MACKey, m.run.OriginSeed, m.run.Counter, m.run.Digest = nil, nil, 0, nil
-	m.run.Found, m.run.Registry, m.run.Tool = 0, false, false
+	m.run.Registry, m.run.Tool = false, false
 	m.rec, m.found = *r, file
 	return m.run.save(m.runDir)
 }

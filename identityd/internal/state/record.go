@@ -133,6 +133,12 @@ type record struct {
 	Accepted []api.Hex `json:"accepted,omitempty"` // SHA-256 of signed bodies, older form
 	Retry    api.Hex   `json:"retry,omitempty"`    // the one whose step was undone and may be sent again
 	Owed     uint64    `json:"owed,omitempty"`     // the counter of the last thing that the registry should hear of
+
+	// For each witness that has not spoken since a reboot: the counter that the
+	// disk came with then. Linking raises the counter, so that later reboots keep
+	// the first one's: a disk that was set back must not climb to what was seen.
+	UnheardRegistry uint64 `json:"unheard_registry,omitempty"`
+	UnheardOwner    uint64 `json:"unheard_owner,omitempty"`
 }
 
 // The bounds of a state.

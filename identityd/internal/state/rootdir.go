@@ -11,7 +11,8 @@ import (
 	"github.com/telemark-otel/telemark/identityd/internal/reason"
 )
 
-// Root is a Dir of the file system. Close gives up its lock.
+// Root is a Dir of the file system. Close gives up its lock. It may be shared, as
+// long as everybody has names of their own.
 type Root struct {
 	root *os.Root
 	lock *os.File // nil without one
@@ -25,6 +26,9 @@ func OpenDir(path string) (*Root, error) {
 	}
 	return &Root{root: root}, nil
 }
+
+// DirOf is the directory behind root, which Close closes.
+func DirOf(root *os.Root) *Root { return &Root{root: root} }
 
 // OpenRunDir opens the run directory, makes it with mode 0700 if it is not
 // there, and locks it against a second process. It refuses one that others may

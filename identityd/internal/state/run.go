@@ -36,11 +36,9 @@ type run struct {
 	Counter uint64  `json:"counter,omitempty"`
 	Digest  api.Hex `json:"digest,omitempty"`
 
-	// After a reboot: the counter that the disk came with, and who has not yet
-	// said which one they saw last.
-	Found    uint64 `json:"found,omitempty"`
-	Registry bool   `json:"registry_pending,omitempty"`
-	Tool     bool   `json:"owner_pending,omitempty"`
+	// After a reboot: who has not yet said which counter they saw last.
+	Registry bool `json:"registry_pending,omitempty"`
+	Tool     bool `json:"owner_pending,omitempty"`
 
 	RolledBack bool   `json:"rolled_back,omitempty"` // for the rest of this boot
 	Told       uint64 `json:"told,omitempty"`        // the counter that the registry heard of in this boot

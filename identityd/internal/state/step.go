@@ -203,7 +203,13 @@ func (p *Pending) Note(now time.Time, f Fact) error {
 	if !at.IsZero() {
 		return nil
 	}
+	// Whoever sets the clock back must not make one fact contradict another.
 	*at = when(now)
+	for _, earlier := range []time.Time{next.SSH.Opened, next.SSH.ListenerClosed} {
+		if at.Before(earlier) {
+			*at = earlier
+		}
+	}
 	return p.m.write(next, nil)
 }
 

@@ -20,6 +20,9 @@ func (r *record) validate() error {
 	if !plain(r.Boot, 64) || len(r.Origin) != ed25519.PublicKeySize || len(r.Instance) != ed25519.PublicKeySize {
 		return errors.New("boot or instance is malformed")
 	}
+	if max(r.UnheardRegistry, r.UnheardOwner) >= r.Counter || r.Link == nil && max(r.UnheardRegistry, r.UnheardOwner) != 0 {
+		return errors.New("what witnesses have not heard of is out of bounds")
+	}
 	if (r.Link == nil) != (string(r.Origin) == string(r.Instance)) {
 		return errors.New("key and link do not fit")
 	}

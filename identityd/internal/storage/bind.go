@@ -10,6 +10,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/telemark-otel/telemark/internal/identity/persist"
 )
 
 const nameIdentity = "identity"
@@ -25,8 +27,8 @@ type Bind struct {
 // own. It replaces what an earlier Bind mounted; directories that are no longer
 // named are kept. The container that used those must have ended.
 func (v *Volume) Bind(ctx context.Context, paths []string) ([]Bind, error) {
-	if err := ValidatePersist(paths); err != nil {
-		return nil, err
+	if err := persist.Validate(paths); err != nil {
+		return nil, because(PersistInvalid, err, "")
 	}
 	d := v.disk
 	d.mu.Lock()
@@ -34,18 +36,20 @@ func (v *Volume) Bind(ctx context.Context, paths []string) ([]Bind, error) {
 	if err := v.alive(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.options.BusyTimeout)
+	busy, cancel := context.WithTimeout(ctx, d.options.BusyTimeout)
 	defer cancel()
-	if err := v.unbind(ctx); err != nil {
+	if err := v.unbind(busy); err != nil {
 		return nil, err
 	}
+	binding, cancel := context.WithTimeout(ctx, d.options.MountTimeout)
+	defer cancel()
 	var binds []Bind
-	err := v.patiently(ctx, func() (err error) {
+	err := v.patiently(binding, func() (err error) {
 		binds, err = v.bindAll(paths)
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, v.unbind(ctx))
+		return nil, errors.Join(err, v.unbind(busy))
 	}
 	return binds, nil
 }
@@ -67,18 +71,18 @@ func (v *Volume) bindAll(paths []string) ([]Bind, error) {
 	if !v.disk.options.Exec {
 		attributes |= unix.MOUNT_ATTR_NOEXEC
 	}
-	persist, err := v.dir(namePersist)
+	kept, err := v.dir(namePersist)
 	if err != nil {
 		return nil, err
 	}
-	defer persist.Close() //nolint:errcheck // a directory
+	defer kept.Close() //nolint:errcheck // a directory
 	binds := make([]Bind, 0, len(paths))
 	for i, p := range paths {
 		b := Bind{Container: p, Host: filepath.Join(v.disk.at(namePersist), strconv.Itoa(i))}
 		if err := os.Mkdir(b.Host, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
-		dir, err := makeDir(persist, persistName(p), 0o755)
+		dir, err := makeDir(kept, persistName(p), 0o755)
 		if err != nil {
 			return nil, err
 		}

@@ -18,6 +18,7 @@ import (
 type child struct {
 	process *os.Process
 	said    *tail
+	ready   *phrase       // is on its standard output once it has mounted
 	done    chan struct{} // closed when it has ended
 	err     error         // how, once done is closed
 }
@@ -39,10 +40,10 @@ func (p *programs) start(password []byte, conf *os.File, args ...string) (*child
 	if conf != nil {
 		cmd.ExtraFiles = []*os.File{conf}
 	}
-	c := &child{said: &tail{}, done: make(chan struct{})}
-	cmd.Stderr = c.said
+	c := &child{said: &tail{}, ready: newPhrase("mounted and ready"), done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = c.ready, c.said
 	// Its own group: a ^C in the terminal is for us, who unmount first. A grandchild
-	// that holds standard error does not hold Wait.
+	// that holds its outputs does not hold Wait.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
 
@@ -131,4 +132,32 @@ func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(bytes.TrimSpace(t.b))
+}
+
+// phrase waits for words in an output, and keeps nothing else of it.
+type phrase struct {
+	words []byte
+	seen  chan struct{} // closed when they were there
+
+	// Of the one who writes.
+	last []byte // what may be their beginning
+	over bool
+}
+
+func newPhrase(words string) *phrase {
+	return &phrase{words: []byte(words), seen: make(chan struct{})}
+}
+
+func (p *phrase) Write(b []byte) (int, error) {
+	if p.over {
+		return len(b), nil
+	}
+	p.last = append(p.last, b...)
+	if p.over = bytes.Contains(p.last, p.words); p.over {
+		p.last = nil
+		close(p.seen)
+		return len(b), nil
+	}
+	p.last = append([]byte(nil), p.last[max(0, len(p.last)-len(p.words)+1):]...)
+	return len(b), nil
 }

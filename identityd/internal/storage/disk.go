@@ -34,7 +34,8 @@ type Options struct {
 	// Exec lets programs that lie in the volume be executed. Off, since what was
 	// planted there while SSH was open outlives its closing.
 	Exec bool
-	// MountTimeout bounds making and mounting a volume each; 0 is 10 s.
+	// MountTimeout bounds making and mounting a volume, and binding its directories, each; 0 is 30 s, since a disk
+	// that others keep busy takes its time over a sync.
 	MountTimeout time.Duration
 	// BusyTimeout is how long an unmount waits for those that use the volume
 	// before it is taken from them; 0 is 10 s.
@@ -61,7 +62,7 @@ type Disk struct {
 // a crash left behind and prepares STORAGE_PATH/private.
 func Open(ctx context.Context, o Options) (*Disk, error) {
 	if o.MountTimeout == 0 {
-		o.MountTimeout = 10 * time.Second
+		o.MountTimeout = 30 * time.Second
 	}
 	if o.BusyTimeout == 0 {
 		o.BusyTimeout = 10 * time.Second

@@ -19,10 +19,14 @@ import (
 // The tests mount for real: they need root, gocryptfs, fuse3 and /dev/fuse, and
 // fail without.
 
-// TestMain is also the process that owns a mounted volume and is killed.
+// TestMain is also the process that makes a volume, or owns a mounted one, and is
+// killed.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("STORAGE_TEST_OWNER"); path != "" {
 		own(path)
+	}
+	if path := os.Getenv("STORAGE_TEST_CREATE"); path != "" {
+		create(path)
 	}
 	os.Exit(m.Run())
 }

@@ -30,7 +30,8 @@ var errMountinfo = errors.New("a line of mountinfo that cannot be read")
 func parseMountinfo(b []byte) ([]mount, error) {
 	var all []mount
 	for line := range bytes.Lines(b) {
-		fields := strings.Fields(string(line))
+		// Only these separate: other white space stands in paths as it is.
+		fields := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
 		separator := slices.Index(fields, "-")
 		if separator < 6 || separator+1 >= len(fields) {
 			return nil, errMountinfo

@@ -40,16 +40,7 @@ const (
 	MountDead    Reason = "mount_dead" // gocryptfs ended by itself
 	NotMounted   Reason = "not_mounted"
 
-	PersistTooMany    Reason = "persist_too_many"
-	PersistEmpty      Reason = "persist_empty"
-	PersistTooLong    Reason = "persist_too_long"
-	PersistCharacters Reason = "persist_characters"
-	PersistRelative   Reason = "persist_relative"
-	PersistTraversal  Reason = "persist_traversal"
-	PersistUnclean    Reason = "persist_unclean"
-	PersistRoot       Reason = "persist_root"
-	PersistReserved   Reason = "persist_reserved"
-	PersistOverlap    Reason = "persist_overlap"
+	PersistInvalid Reason = "persist_invalid" // not directories that may be kept; package persist says why
 )
 
 // Error is a refusal or failure.

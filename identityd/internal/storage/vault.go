@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net/http"
 	"path"
@@ -32,10 +33,7 @@ type VaultOptions struct {
 	Insecure  bool
 }
 
-type vault struct {
-	VaultOptions
-	client *bao.Client
-}
+type vault struct{ VaultOptions }
 
 var vaultName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$`)
 
@@ -56,22 +54,39 @@ func Vault(o VaultOptions) (Source, error) {
 	if o.Token == nil {
 		return nil, refuse(SourceFailed, "no token for the transit engine")
 	}
-	transport := o.Transport
+	v := &vault{o}
+	if _, err := v.client(""); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// client makes one for a call. Not bao.Client.Clone: the copy reads the
+// environment, and follows redirects.
+func (v *vault) client(token string) (*bao.Client, error) {
+	transport := v.Transport
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
 	config := bao.NewConfig()
 	// The environment of the process could send the token elsewhere.
 	config.DisableEnvironment, config.DisableRedirects = true, true
-	config.Address = o.Address
+	config.Address = v.Address
 	config.HttpClient = &http.Client{Transport: bounded{transport}, Timeout: vaultTimeout}
 	config.MaxRetries = vaultAttempts - 1
-	config.MinRetryWait, config.MaxRetryWait = 100*time.Millisecond, time.Second
+	config.MinRetryWait, config.MaxRetryWait = 100*time.Millisecond, 500*time.Millisecond
+	config.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
+		if errors.Is(err, errRedirect) {
+			return false, err
+		}
+		return bao.DefaultRetryPolicy(ctx, resp, err)
+	}
 	client, err := bao.NewClient(config)
 	if err != nil {
 		return nil, because(SourceFailed, err, "client of the transit engine")
 	}
-	return &vault{VaultOptions: o, client: client}, nil
+	client.SetToken(token)
+	return client, nil
 }
 
 func (*vault) Kind() Kind      { return VaultKey }
@@ -82,11 +97,10 @@ func (v *vault) call(ctx context.Context, what string, id ID, member, value, wan
 	if err != nil {
 		return "", because(SourceFailed, err, "token for the transit engine")
 	}
-	client, err := v.client.Clone()
+	client, err := v.client(token)
 	if err != nil {
-		return "", because(SourceFailed, err, "client of the transit engine")
+		return "", err
 	}
-	client.SetToken(token)
 	secret, err := client.Logical().WriteWithContext(ctx, path.Join(v.Mount, what, v.Key), map[string]any{
 		member: value, "associated_data": base64.StdEncoding.EncodeToString(id[:]),
 	})
@@ -131,16 +145,23 @@ func (v *vault) Release(ctx context.Context, id ID, sealed []byte) (*Key, error)
 	return NewKey(b)
 }
 
-// bounded bounds answers: the client reads them whole.
+// bounded bounds answers, which the client reads whole, and takes none for a
+// redirect: net/http would send the token and the key along.
 type bounded struct{ next http.RoundTripper }
+
+var errRedirect = errors.New("a redirect, which is not followed: the token is for this address")
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := b.next.RoundTrip(r)
-	if err == nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, vaultAnswer), resp.Body}
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return nil, errors.Join(errRedirect, resp.Body.Close())
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, vaultAnswer), resp.Body}
+	return resp, nil
 }

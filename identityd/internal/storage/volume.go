@@ -2,6 +2,9 @@ package storage
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -19,8 +22,10 @@ type Volume struct {
 	disk  *Disk
 	child *child
 
-	binds   int // under disk.mu: mount points private/persist/0 … in use
+	// Under disk.mu.
+	binds   int // mount points private/persist/0 … in use
 	leaving bool
+	secret  [KeySize]byte // of Derive; random once unmounted
 }
 
 // Mount mounts the volume, which must be named want unless that is zero; callers
@@ -56,6 +61,12 @@ func (d *Disk) Mount(ctx context.Context, want ID, source Source) (*Volume, erro
 		return nil, err
 	}
 	v := &Volume{ID: h.ID, disk: d}
+	secret, err := key.derive(v.ID, useTag)
+	if err != nil {
+		return nil, err
+	}
+	v.secret = [KeySize]byte(secret)
+	clear(secret)
 	if err := v.mount(ctx, key, conf, cipher); err != nil {
 		return nil, err
 	}
@@ -90,7 +101,8 @@ func (v *Volume) mount(ctx context.Context, key *Key, conf []byte, cipher *os.Fi
 	}
 	defer clear(password)
 	// The container's users are not root; private keeps the VM's others out.
-	args := []string{"-fg", "-q", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "-fsname=telemark", "-config=/dev/fd/3"}
+	// Not -q: it would not say when it is ready.
+	args := []string{"-fg", "-nosyslog", "-allow_other", "-nosuid", "-nodev", "-fsname=telemark", "-config=/dev/fd/3"}
 	if !d.options.Exec {
 		args = append(args, "-noexec")
 	}
@@ -100,7 +112,26 @@ func (v *Volume) mount(ctx context.Context, key *Key, conf []byte, cipher *os.Fi
 	if err := v.appear(ctx); err != nil {
 		return err
 	}
+	if err := v.ready(ctx); err != nil {
+		return err
+	}
 	return v.answer(ctx)
+}
+
+// ready waits until gocryptfs says that it is. The mount is there a moment before,
+// but then gocryptfs opens a file in it itself. Should somebody make a file at that
+// moment, both wait for each other without end: gocryptfs serves the making under
+// its caller's groups, libc's setgroups waits for all threads, and the thread that
+// opens waits for the directory, which the making holds.
+func (v *Volume) ready(ctx context.Context) error {
+	select {
+	case <-v.child.ready.seen:
+		return nil
+	case <-v.child.done:
+		return because(MountFailed, v.child.err, "gocryptfs said %.300q", v.child.said)
+	case <-ctx.Done():
+		return because(MountTimeout, ctx.Err(), "gocryptfs said %.300q", v.child.said)
+	}
 }
 
 // appear waits until the volume is in the list of mounts, with the options that
@@ -191,6 +222,27 @@ func (v *Volume) watch() {
 	}
 }
 
+const useTag = "telemark-storage-use-v1"
+
+// Derive makes a key for one purpose, the same at each mount of this volume and
+// known only to who has the volume's key:
+//
+//	secret = HKDF-SHA256(volume key, salt = volume id, info = "telemark-storage-use-v1")
+//	key    = HKDF-SHA256(secret, salt = volume id, info = "telemark-storage-use-v1-" | purpose), 32 bytes
+//
+// What lies in the volume and has to be where it was put is authenticated with
+// such a key: a host can move encrypted files about. Once the volume is unmounted
+// what it returns is good for nothing.
+func (v *Volume) Derive(purpose string) [KeySize]byte {
+	v.disk.mu.Lock()
+	defer v.disk.mu.Unlock()
+	b, err := hkdf.Key(sha256.New, v.secret[:], v.ID[:], useTag+"-"+purpose, KeySize)
+	if err != nil { // only for keys that are too long
+		panic(err)
+	}
+	return [KeySize]byte(b)
+}
+
 // Path is where the volume is mounted.
 func (v *Volume) Path() string { return v.disk.at(nameVolume) }
 
@@ -248,6 +300,7 @@ func (v *Volume) unmount(ctx context.Context) error {
 		return err
 	}
 	d.volume = nil
+	rand.Read(v.secret[:])
 	d.log.Info("storage is unmounted", zap.Stringer("volume", v.ID))
 	return nil
 }

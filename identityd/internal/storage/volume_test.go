@@ -144,7 +144,7 @@ func TestBusyVolumeIsWaitedFor(t *testing.T) {
 
 func TestGocryptfsThatHangsDoesNotHangUs(t *testing.T) {
 	path := place(t)
-	d := open(t, path, func(o *Options) { o.BusyTimeout = 300 * time.Millisecond; o.MountTimeout = 5 * time.Second })
+	d := open(t, path, func(o *Options) { o.BusyTimeout = 300 * time.Millisecond; o.MountTimeout = 3 * time.Second })
 	v := mounted(t, d, 1)
 	signal(t, v.child.process.Pid, unix.SIGSTOP)
 	began := time.Now()
@@ -153,7 +153,7 @@ func TestGocryptfsThatHangsDoesNotHangUs(t *testing.T) {
 	_, err = v.Identity(t.Context())
 	refused(t, MountDead, err)
 	require.NoError(t, v.Unmount(t.Context()))
-	require.Less(t, time.Since(began), 5*time.Second)
+	require.Less(t, time.Since(began), 10*time.Second)
 
 	v = mounted(t, d, 1)
 	signal(t, v.child.process.Pid, unix.SIGSTOP)
@@ -249,4 +249,60 @@ func TestIdentityOutlivesTheMount(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "k", string(b))
 	require.NoError(t, root.Close())
+}
+
+func TestDerivedKeysAreOfTheVolumeAndThePurpose(t *testing.T) {
+	path := place(t)
+	d := open(t, path)
+	v := mounted(t, d, 1)
+	a, b := v.Derive("a"), v.Derive("b")
+	require.NotEqual(t, a, b)
+	require.NotEqual(t, [KeySize]byte(secret(1)), a)
+	require.NoError(t, v.Unmount(t.Context()))
+	require.NotEqual(t, a, v.Derive("a"), "forgotten with the mount")
+	require.Equal(t, a, mounted(t, d, 1).Derive("a"))
+
+	// Another volume of the same key.
+	o := open(t, place(t))
+	require.NoError(t, o.Create(t.Context(), ID{2}, given(1)))
+	other, err := o.Mount(t.Context(), ID{2}, given(1))
+	require.NoError(t, err)
+	require.NotEqual(t, a, other.Derive("a"))
+}
+
+// TestVolumeIsUsedTheMomentItIsMounted: a file that is made while gocryptfs itself
+// still opens one in its mount would hang, and gocryptfs with it.
+func TestVolumeIsUsedTheMomentItIsMounted(t *testing.T) {
+	d := open(t, place(t))
+	for range 50 {
+		v := mounted(t, d, 1)
+		hangs := time.AfterFunc(10*time.Second, func() { abort(v.Path()) })
+		write(t, filepath.Join(v.Path(), "a"), "x")
+		require.True(t, hangs.Stop())
+		require.NoError(t, os.Remove(filepath.Join(v.Path(), "a")))
+		require.NoError(t, v.Unmount(t.Context()))
+	}
+}
+
+func TestPhraseIsFoundInPieces(t *testing.T) {
+	for _, pieces := range [][]string{{"x ready y"}, {"re", "ad", "y"}, {"rerea", "dy", "more"}, {"", "r", "e", "a", "d", "y"}} {
+		p := newPhrase("ready")
+		for _, piece := range pieces {
+			_, err := p.Write([]byte(piece))
+			require.NoError(t, err)
+		}
+		_, open := <-p.seen
+		require.False(t, open)
+	}
+	p := newPhrase("ready")
+	for range 1000 {
+		_, err := p.Write([]byte("read, read and rea"))
+		require.NoError(t, err)
+	}
+	require.Less(t, len(p.last), len("ready"))
+	select {
+	case <-p.seen:
+		require.Fail(t, "not there")
+	default:
+	}
 }

@@ -9,7 +9,8 @@
 // stands in its labels, so that a step finds out whether it was done.
 //
 // An image is resolved once. Afterwards it is known by its id and digest, which
-// are hashes over its contents, and never by a tag again.
+// are hashes over its contents, and never by a tag again. Export and Import make
+// it outlive Podman's storage, by its id.
 //
 // Left out: pods, several containers, building, volumes (persisted directories
 // are bind mounts of paths that the caller has checked), rootless Podman, and

@@ -20,7 +20,9 @@ const (
 	maxPullStream   = 64 << 20
 )
 
-// Image is a resolved image. Digest and ID are hashes over its contents.
+// Image is a resolved image. Digest and ID are hashes over its contents. ID is
+// what is run; that the two belong together is known when it is resolved, and is
+// the caller's to keep.
 type Image struct {
 	Reference string `json:"reference"` // as asked for, normalised
 	Digest    string `json:"digest"`    // sha256:… of its manifest, or of the index that was pinned
@@ -47,9 +49,10 @@ func (c *Credentials) header() http.Header {
 }
 
 type imageInspect struct {
-	ID          string `json:"Id"`
-	Digest      string
-	RepoDigests []string
+	ID           string `json:"Id"`
+	Digest       string
+	RepoDigests  []string
+	ManifestType string
 }
 
 // Resolve finds the image or pulls it, and says which it is.
@@ -130,7 +133,9 @@ func (i Image) validate() error {
 	return nil
 }
 
-// present reports whether the very image is on this machine.
+// present reports whether the very image is on this machine. Its ID is what
+// counts: the digest it was resolved from is not that of one which came out of
+// an archive.
 func (m *Manager) present(ctx context.Context, image Image) error {
 	if err := image.validate(); err != nil {
 		return err
@@ -141,8 +146,8 @@ func (m *Manager) present(ctx context.Context, image Image) error {
 		return err
 	case found == nil:
 		return refuse(ImageNotFound, "image %q (%s) is not on this machine any more", image.Reference, image.Digest)
-	case strings.TrimPrefix(found.ID, "sha256:") != image.ID || !found.has(image.Digest):
-		return refuse(ImageMismatch, "image %s has digest %.80q here and not %s", image.ID, found.Digest, image.Digest)
+	case strings.TrimPrefix(found.ID, "sha256:") != image.ID:
+		return refuse(ImageMismatch, "image %s is %.80q here", image.ID, found.ID)
 	}
 	return nil
 }

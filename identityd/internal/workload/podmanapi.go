@@ -118,18 +118,23 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	if err != nil {
 		return nil, c.failed(err)
 	}
-	if resp.StatusCode >= 400 {
-		defer func() { _ = resp.Body.Close() }()
-		var said struct {
-			Message string `json:"message"`
-		}
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		if json.Unmarshal(b, &said) != nil {
-			said.Message = string(b)
-		}
-		return nil, &statusError{resp.StatusCode, said.Message}
+	return refused(resp)
+}
+
+// refused turns an answer of 400 or more into its error and closes it.
+func refused(resp *http.Response) (*http.Response, error) {
+	if resp.StatusCode < 400 {
+		return resp, nil
 	}
-	return resp, nil
+	defer func() { _ = resp.Body.Close() }()
+	var said struct {
+		Message string `json:"message"`
+	}
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if json.Unmarshal(b, &said) != nil {
+		said.Message = string(b)
+	}
+	return nil, &statusError{resp.StatusCode, said.Message}
 }
 
 // failed gives an error of the transport its reason.
@@ -154,6 +159,16 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	resp, err := c.do(ctx, method, path, query, body, nil)
+	if err != nil {
+		return err
+	}
+	return c.answer(resp, path, answer)
+}
+
+// answer reads an answer to its end, into what answer points to unless that is
+// nil, and closes it.
+func (c *client) answer(resp *http.Response, path string, answer any) error {
+	resp, err := refused(resp)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ const (
 	ImageDenied       Reason = "image_denied"            // the registry wants other credentials
 	ImageUnreachable  Reason = "image_unreachable"       // the registry does not answer
 	ImageMismatch     Reason = "image_mismatch"          // another digest than the one pinned
-	ImageFailed       Reason = "image_failed"            // pulling failed otherwise
+	ImageFailed       Reason = "image_failed"            // pulling, exporting or loading failed otherwise
+	ImageTooLarge     Reason = "image_too_large"         // more than may be kept
 	PortInvalid       Reason = "port_invalid"            // 0
 	PortTaken         Reason = "port_taken"              // somebody else listens on it
 	MountInvalid      Reason = "mount_invalid"           // a persisted directory that cannot be mounted

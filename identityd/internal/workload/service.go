@@ -20,8 +20,9 @@ type ServiceOptions struct {
 	// what runs: on a host that is not trusted, put it into memory or the
 	// encrypted volume. "" is the system's own, /var/lib/containers/storage.
 	Root string
-	// RunRoot and TmpDir hold what need not survive a reboot, in memory.
-	// "": beside the socket, when Root is set.
+	// RunRoot and TmpDir hold what need not survive a reboot, in memory. "":
+	// beside the socket, when Root is set. Images on their way in and out lie in
+	// TmpDir too, where nobody can exchange them.
 	RunRoot string
 	TmpDir  string
 	// Config is a containers.conf, "" the system's.
@@ -48,16 +49,25 @@ func StartService(ctx context.Context, opts ServiceOptions) (*Service, error) {
 		return nil, &Error{PodmanMissing, "podman is not installed: " + podmanHelp, err}
 	}
 	dir := filepath.Dir(opts.Socket)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &Error{PodmanFailed, "make the directory of podman's socket", err}
+	opts.complete(dir)
+	for _, d := range []string{dir, opts.TmpDir} {
+		if d == "" {
+			continue
+		}
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, &Error{PodmanFailed, "make podman's directory " + d, err}
+		}
 	}
 	// Podman binds it anew; one that is left over would be in its way.
 	if err := os.Remove(opts.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, &Error{PodmanFailed, "remove the earlier socket of podman", err}
 	}
-	s := &Service{cmd: exec.Command(bin, opts.args(dir)...), ended: make(chan struct{}), socket: opts.Socket} //nolint:gosec // paths of the operator
+	s := &Service{cmd: exec.Command(bin, opts.args()...), ended: make(chan struct{}), socket: opts.Socket} //nolint:gosec // paths of the operator
 	s.cmd.Stdout, s.cmd.Stderr = opts.Output, opts.Output
 	s.cmd.Env = os.Environ()
+	if opts.TmpDir != "" {
+		s.cmd.Env = append(s.cmd.Env, "TMPDIR="+opts.TmpDir)
+	}
 	if opts.Config != "" {
 		s.cmd.Env = append(s.cmd.Env, "CONTAINERS_CONF="+opts.Config)
 	}
@@ -78,17 +88,22 @@ func StartService(ctx context.Context, opts ServiceOptions) (*Service, error) {
 	return s, nil
 }
 
-func (o *ServiceOptions) args(dir string) []string {
+func (o *ServiceOptions) complete(dir string) {
+	if o.Root == "" {
+		return
+	}
+	if o.RunRoot == "" {
+		o.RunRoot = filepath.Join(dir, "run")
+	}
+	if o.TmpDir == "" {
+		o.TmpDir = filepath.Join(dir, "tmp")
+	}
+}
+
+func (o *ServiceOptions) args() []string {
 	var args []string
 	if o.Root != "" {
-		run, tmp := o.RunRoot, o.TmpDir
-		if run == "" {
-			run = filepath.Join(dir, "run")
-		}
-		if tmp == "" {
-			tmp = filepath.Join(dir, "tmp")
-		}
-		args = []string{"--root", o.Root, "--runroot", run, "--tmpdir", tmp}
+		args = []string{"--root", o.Root, "--runroot", o.RunRoot, "--tmpdir", o.TmpDir}
 	}
 	return append(args, "system", "service", "--time=0", "unix://"+o.Socket)
 }

@@ -5,12 +5,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/netip"
-	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/telemark-otel/telemark/internal/identity/persist"
 )
 
 // Name is the name of the one container.
@@ -37,16 +37,6 @@ type Spec struct {
 	HostAddress netip.Addr
 }
 
-const (
-	maxMounts = 16
-	maxPath   = 1024
-)
-
-// reserved are the places in the container that are not for persisted
-// directories: what lies there is the kernel's or does not outlive the
-// container.
-var reserved = []string{"/proc", "/sys", "/dev", "/run", "/var/run"}
-
 func (s *Spec) validate() error {
 	if err := s.Image.validate(); err != nil {
 		return err
@@ -54,37 +44,21 @@ func (s *Spec) validate() error {
 	if s.Port == 0 || s.HostPort == 0 {
 		return refuse(PortInvalid, "port %d published as %d: want 1 to 65535", s.Port, s.HostPort)
 	}
-	if len(s.Mounts) > maxMounts {
-		return refuse(MountInvalid, "%d persisted directories: at most %d", len(s.Mounts), maxMounts)
-	}
+	targets := make([]string, len(s.Mounts))
 	for i, m := range s.Mounts {
-		if err := m.validate(); err != nil {
-			return err
+		if !filepath.IsAbs(m.Source) || filepath.Clean(m.Source) != m.Source || m.Source == "/" {
+			return refuse(MountInvalid, "persisted directory %.64q: source is not an absolute path", m.Target)
 		}
-		if slices.ContainsFunc(s.Mounts[:i], func(o Mount) bool { return o.Target == m.Target || o.Source == m.Source }) {
-			return refuse(MountInvalid, "persisted directory %.64q is named twice", m.Target)
+		if slices.ContainsFunc(s.Mounts[:i], func(o Mount) bool { return o.Source == m.Source }) {
+			return refuse(MountInvalid, "persisted directory %.64q has the source of another", m.Target)
 		}
+		targets[i] = m.Target
+	}
+	if err := persist.Validate(targets); err != nil {
+		return &Error{MountInvalid, "persisted directories", err}
 	}
 	return nil
 }
-
-func (m Mount) validate() error {
-	t := m.Target
-	if !path.IsAbs(t) || path.Clean(t) != t || t == "/" || len(t) > maxPath || strings.ContainsFunc(t, unprintable) {
-		return refuse(MountInvalid, "persisted directory %.64q: want an absolute path without . and ..", t)
-	}
-	for _, r := range append(reserved, "/tmp") {
-		if t == r || r != "/tmp" && strings.HasPrefix(t, r+"/") || strings.HasPrefix(r, t+"/") && r != "/var/run" {
-			return refuse(MountInvalid, "persisted directory %.64q overlaps %s", t, r)
-		}
-	}
-	if !filepath.IsAbs(m.Source) || filepath.Clean(m.Source) != m.Source || m.Source == "/" {
-		return refuse(MountInvalid, "persisted directory %.64q: source is not an absolute path", t)
-	}
-	return nil
-}
-
-func unprintable(r rune) bool { return r < 0x20 || r == 0x7f || r == 0xfffd }
 
 // own gives the top of a persisted directory to the container's root, unless
 // somebody in the container owns it already: in the container's user namespace

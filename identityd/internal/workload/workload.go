@@ -37,7 +37,8 @@ type Options struct {
 	Socket      string        // default /run/podman/podman.sock
 	Limits      Limits        //
 	LogPath     string        // file for the workload's output; "": beside Podman's storage
-	PullTimeout time.Duration // default 15 minutes
+	PullTimeout time.Duration // of a pull, an export or an import; default 15 minutes
+	MaxArchive  int64         // bytes of an exported image; default 16 GiB
 }
 
 // Manager looks after the container. Its methods may be called at any time by
@@ -64,6 +65,9 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	}
 	if opts.PullTimeout == 0 {
 		opts.PullTimeout = defaultPullTime
+	}
+	if opts.MaxArchive == 0 {
+		opts.MaxArchive = defaultMaxArchive
 	}
 	if err := opts.Limits.complete(); err != nil {
 		return nil, err

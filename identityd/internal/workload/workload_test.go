@@ -270,7 +270,7 @@ func TestTagMovedBetweenConfigureAndExposeChangesNothing(t *testing.T) {
 	spec := m.spec(t, app)
 	_, err := m.EnsureConfigured(t.Context(), spec)
 	require.NoError(t, err)
-	m.Import(t, app, "another")
+	m.Podman.Import(t, app, "another")
 	moved, err := m.Resolve(t.Context(), app, nil)
 	require.NoError(t, err)
 	require.NotEqual(t, spec.Image, moved)
@@ -314,7 +314,7 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		"host port 0":        {PortInvalid, func(s *Spec) { s.HostPort = 0 }},
 		"unresolved image":   {SpecInvalid, func(s *Spec) { s.Image.ID = "" }},
 		"image that is gone": {ImageNotFound, func(s *Spec) { s.Image.ID = strings.Repeat("0", 64) }},
-		"wrong digest":       {ImageMismatch, func(s *Spec) { s.Image.Digest = "sha256:" + strings.Repeat("0", 64) }},
+		"digest of no shape": {SpecInvalid, func(s *Spec) { s.Image.Digest = "sha256:0" }},
 		"relative target":    {MountInvalid, func(s *Spec) { s.Mounts[0].Target = "data" }},
 		"dots in target":     {MountInvalid, func(s *Spec) { s.Mounts[0].Target = "/data/../etc" }},
 		"root":               {MountInvalid, func(s *Spec) { s.Mounts[0].Target = "/" }},

@@ -115,7 +115,8 @@ func cat(name string) error {
 	return err
 }
 
-// serve answers every request with the words of its image.
+// serve answers every request with the words of its image or, when they are
+// @FILE, with what the file holds then.
 func serve(words string) int {
 	fmt.Println("serving", words)
 	fmt.Fprintln(os.Stderr, "to stderr")
@@ -126,7 +127,15 @@ func serve(words string) int {
 		os.Exit(0)
 	}()
 	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprintln(w, words) //nolint:gosec // words of the image under test
+		said := words
+		if name, is := strings.CutPrefix(words, "@"); is {
+			content, err := os.ReadFile(name)
+			said = strings.TrimSpace(string(content))
+			if err != nil {
+				said = err.Error()
+			}
+		}
+		_, _ = fmt.Fprintln(w, said) //nolint:gosec // words of the image under test
 	})}
 	fmt.Fprintln(os.Stderr, server.ListenAndServe())
 	return 1
