@@ -16,7 +16,15 @@ import (
 
 // Install makes a Podman in dir, an existing directory of a short name, for those
 // who have no test at hand. Remove takes it away again.
-func Install(dir string) (*Podman, error) {
+func Install(dir string) (_ *Podman, err error) {
+	if err := take(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, give())
+		}
+	}()
 	number := rand.IntN(1 << 15) //nolint:gosec // need not be secret
 	p := &Podman{
 		Dir: dir, Socket: filepath.Join(dir, "podman.sock"), Config: filepath.Join(dir, "containers.conf"),
@@ -78,7 +86,7 @@ func (p *Podman) removeContainers() error {
 }
 
 // Remove takes away all of it.
-func (p *Podman) Remove() error { return errors.Join(p.Clear(), os.RemoveAll(p.Dir)) }
+func (p *Podman) Remove() error { return errors.Join(p.Clear(), os.RemoveAll(p.Dir), give()) }
 
 // Service is Podman's API, served.
 type Service struct {

@@ -114,6 +114,7 @@ func (r *Registrar) quoted(ctx context.Context, ppid, nonce []byte) (*statement.
 			return nil, nil, reason.Because(reason.Internal, fmt.Errorf("encode the statement: %w", err))
 		}
 		reg.Nonce, reg.TLSKey = nonce, r.o.TLSKey
+		reg.Possession = r.o.Machine.Sign(api.PossessionMessage(reg))
 		if reg.AttestationQuote, err = r.quote(ctx, api.ReportDataV1(reg)); err != nil {
 			return nil, nil, err
 		}

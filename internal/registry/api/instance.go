@@ -68,6 +68,9 @@ type Registration struct {
 	// statement encodes (at most 32 KiB); second generation only, empty
 	// without. It has other report data.
 	Statement []byte `json:"statement,omitempty"`
+	// Possession goes with Statement: Ed25519 by the instance's key over
+	// PossessionMessage.
+	Possession Hex `json:"possession,omitempty"`
 }
 
 // InstanceNonce answers POST /v1/nonces.
@@ -149,6 +152,17 @@ func ReportDataV0(r *Registration) [64]byte {
 		}
 	}
 	return sha512.Sum512(b)
+}
+
+// PossessionMessage is what an instance signs anew in a registration with a
+// statement, so that nobody who only read its signatures can register it:
+//
+//	"telemark-tdx-possession-v1\0" | report data (64 bytes)
+//
+// The report data hold the nonce.
+func PossessionMessage(r *Registration) []byte {
+	data := ReportDataV1(r)
+	return append([]byte("telemark-tdx-possession-v1\x00"), data[:]...)
 }
 
 // ReportDataV1 is what the quote of a second-generation registration carries:

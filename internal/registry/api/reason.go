@@ -108,6 +108,7 @@ const (
 	InstanceRevoked          Reason = "instance_revoked"
 	StatementMalformed       Reason = "statement_malformed"
 	StatementMismatch        Reason = "statement_mismatch"
+	PossessionInvalid        Reason = "possession_invalid"
 	StatementContradicted    Reason = "statement_contradicted"
 	StatementRequired        Reason = "statement_required"
 	StateRollback            Reason = "state_rollback"

@@ -90,6 +90,7 @@ var table = []entry{
 	{ReportDataMismatch, http.StatusForbidden, "The quote was made for other data than this registration."},
 	{InstanceRevoked, http.StatusForbidden, "The instance was revoked."},
 	{StatementMalformed, http.StatusBadRequest, "The statement cannot be read, or is not spelled as a statement is."},
+	{PossessionInvalid, http.StatusForbidden, "The registration was not signed by the instance's own key: whoever sends it does not hold that key."},
 	{StatementMismatch, http.StatusForbidden, "The statement names another key, operator, owner or identity than the registration, or than the instance had before."},
 	{StatementContradicted, http.StatusForbidden, "The statement contradicts itself, or the register RTMR3 of the quote that vouches for it. The detail names what."},
 	{StatementRequired, http.StatusForbidden, "The instance registered with a statement before, and cannot go back to saying nothing."},

@@ -112,7 +112,7 @@ func checkScope(scope string) (key, value string, err error) {
 			return key, value, api.CheckLabels(map[string]string{key: value})
 		}
 	}
-	return "", "", api.Refuse(api.BadRequest, "the scope %.300q is none: default, label:KEY=VALUE or name:NAME", scope)
+	return "", "", api.Refuse(api.BadRequest, "scope %.300q: want default, label:KEY=VALUE or name:NAME", scope)
 }
 
 // applies reports whether a policy speaks of a machine, and how narrowly.

@@ -115,6 +115,7 @@ func TestPartiesOfAnIdentityStayWithIt(t *testing.T) {
 			reg.Owner = partyOf(next.instance, key(20))
 		}
 		r.quote(reg, 2)
+		possess(reg, next.instance)
 		_, err := r.told(reg)
 		refused(t, reason, err)
 	}

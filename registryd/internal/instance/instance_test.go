@@ -93,6 +93,11 @@ func (r *rig) quote(reg *api.Registration, generation int, edits ...func(*tdxlab
 	reg.AttestationQuote = r.lab.Quote(data, edits...)
 }
 
+// possess signs a registration with a statement as the holder of the key does.
+func possess(reg *api.Registration, instance ed25519.PrivateKey) {
+	reg.Possession = ed25519.Sign(instance, api.PossessionMessage(reg))
+}
+
 // second makes a registration one of the second generation, with a fresh nonce.
 func (r *rig) second(reg *api.Registration) *api.Registration {
 	r.t.Helper()

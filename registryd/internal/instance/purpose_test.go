@@ -39,7 +39,7 @@ func TestQuoteMadeForAnotherPurposeRegistersNothing(t *testing.T) {
 	reg := r.says(v)
 	require.LessOrEqual(t, len(reg.Nonce), api.MaxSession)
 	first := *reg
-	first.Nonce, first.Statement = nil, nil
+	first.Nonce, first.Statement, first.Possession = nil, nil, nil
 	bare := *reg
 	bare.Statement = nil
 	for name, data := range map[string][64]byte{
@@ -111,4 +111,18 @@ func attestation(nonce, raw []byte) []byte {
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(p))), p...)
 	}
 	return b
+}
+
+// Anybody makes a link that leads from such an origin to a key of his own.
+func TestOriginThatAnybodySignsForIsNoIdentity(t *testing.T) {
+	r := newRig(t, nil)
+	low := make([]byte, ed25519.PublicKeySize)
+	low[0] = 1 // the neutral element
+	v := newVM(1, 9)
+	signature := append(bytes.Clone(low), make([]byte, 32)...) // R neutral, S zero: good for every message
+	require.True(t, ed25519.Verify(low, statement.LinkMessage(public(v.instance), 8), signature))
+	_, err := r.told(r.says(v, func(s *statement.Statement) {
+		s.Origin, s.Link = low, &statement.Link{At: v.closed, Counter: 8, Signature: signature}
+	}))
+	require.ErrorIs(t, err, &api.Error{Reason: api.StatementContradicted})
 }

@@ -30,7 +30,7 @@ func check(r *api.Registration, generation int) error {
 		return api.Refuse(api.QuoteMalformed, "attestation_quote is empty")
 	case r.Owner != nil && r.Operator == nil:
 		return api.Refuse(api.OwnerWithoutOperator, "owner without operator")
-	case generation == 1 && (len(r.Nonce) > 0 || len(r.TLSKey) > 0 || len(r.Statement) > 0):
+	case generation == 1 && (len(r.Nonce) > 0 || len(r.TLSKey) > 0 || len(r.Statement) > 0 || len(r.Possession) > 0):
 		return api.Refuse(api.BadRequest, "nonce, tls_key and statement belong to /v1/instances: the first generation's report data does not cover them")
 	case len(r.TLSKey) != 0 && len(r.TLSKey) != tlsKeySize:
 		return api.Refuse(api.BadRequest, "tls_key has %d bytes, not %d", len(r.TLSKey), tlsKeySize)

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"time"
@@ -40,12 +41,17 @@ func read(r *api.Registration) (*word, error) {
 		return nil, api.Refuse(api.StatementContradicted, "an instance that is %s has nothing to register", s.State)
 	case !bytes.Equal(s.Instance, r.InstancePubkey):
 		return nil, api.Refuse(api.StatementMismatch, "it names the instance %.8x", []byte(s.Instance))
+	case !isKey(s.Origin):
+		return nil, api.Refuse(api.StatementContradicted, "its origin is a point of low order, for which anybody signs links")
 	case !bytes.Equal(s.TLSKey, r.TLSKey):
 		return nil, api.Refuse(api.StatementMismatch, "it names another TLS key")
 	case hex.EncodeToString(s.Operator) != partyKey(r.Operator):
 		return nil, api.Refuse(api.StatementMismatch, "it names the operator %.8x", []byte(s.Operator))
 	case hex.EncodeToString(s.Owner) != partyKey(r.Owner):
 		return nil, api.Refuse(api.StatementMismatch, "it names the owner %.8x", []byte(s.Owner))
+	}
+	if !ed25519.Verify(ed25519.PublicKey(r.InstancePubkey), api.PossessionMessage(r), r.Possession) {
+		return nil, api.Refuse(api.PossessionInvalid, "possession")
 	}
 	return &word{raw: r.Statement, said: s, origin: hex.EncodeToString(s.Origin)}, nil
 }

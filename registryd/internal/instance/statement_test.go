@@ -118,6 +118,7 @@ func TestStatementThatIsForgedIsRefusedWithItsReason(t *testing.T) {
 			raw, err := plain.at(5).statement().Encode()
 			require.NoError(t, err)
 			reg.Statement = raw
+			possess(reg, plain.instance)
 			return reg
 		}},
 		"quote for none": {api.ReportDataMismatch, func() *api.Registration {

@@ -114,6 +114,7 @@ func (r *rig) speaks(v *vm, raw []byte, s *statement.Statement) *api.Registratio
 			q.RTMR[3] = statement.Replay([48]byte(s.Log.Base), s.Log.Events)
 		}
 	})
+	possess(reg, v.instance)
 	return reg
 }
 

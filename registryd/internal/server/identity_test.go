@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
 	"net/http"
@@ -29,6 +30,7 @@ func (r *rig) spoken(seed byte, counter uint64) *api.Registration {
 	require.NoError(r.t, err)
 	reg.Nonce, reg.Statement = ok[api.InstanceNonce](r.t, r.do(http.MethodPost, "/v1/nonces", nil)).Nonce, raw
 	reg.AttestationQuote = r.lab.Quote(api.ReportDataV1(reg))
+	reg.Possession = ed25519.Sign(keyOf(seed), api.PossessionMessage(reg))
 	return reg
 }
 
