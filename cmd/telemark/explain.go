@@ -109,7 +109,7 @@ func showReasons(cmd *cobra.Command) error {
 }
 
 func explainFile(cmd *cobra.Command, file, keys, areas, signal string) error {
-	auditor, err := newAuditor(keys, areas)
+	auditor, err := newAuditor(keys, areas, false)
 	if err != nil {
 		return err
 	}

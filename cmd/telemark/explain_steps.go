@@ -14,7 +14,8 @@ const (
 	stepTamper  = "Take the machine out of service and enrol it anew after you know how its state was copied: a VM snapshot, a restored backup, or a cloned disk."
 	stepRetry   = "Nothing, if it passes. If it stays, look at the collector's log and at its storage."
 	stepBytes   = "Look for exporters, queues or brokers on the way that turn OTLP into another format: they lose types, or limit the size of attributes."
-	stepLoc     = "Compare the location in 'telemark receipt inspect' with the policy in the key file (or the tpmverify configuration) and with the location section of the agent's tpm extension."
+	stepLoc     = "Compare the location in 'telemark receipt inspect' with the policy: of the registry ('telemark fleet policy list --output json'), of the key file or of the tpmverify configuration."
+	stepSource  = "See what the agent's machine knows: 'telemark location show --config agent.yaml' there."
 )
 
 // nextSteps says what to look at for each reason.
@@ -72,11 +73,11 @@ var nextSteps = map[reason.Reason][]string{
 	reason.UnprovenTPM:              {"Give the registry the machine's endorsement key hash ('telemark fleet import'), or the roots of its TPM's maker, and let the machine enrol again.", "Or accept such machines: policy evidence `any`."},
 	reason.IdentityMismatch:         {"Compare the attribute that `bind` names with the key's name in the key file, or at the registry ('telemark fleet list').", "See whether an application on the machine sets host.name itself; put a resource processor before tpmsign."},
 	reason.NotFresh:                 {"Look whether the agent reaches the nonce endpoint, and how long its queue is.", stepClocks},
-	reason.LocationMissing:          {stepLoc},
-	reason.LocationStale:            {stepLoc},
-	reason.LocationSourceNotAllowed: {stepLoc},
-	reason.LocationTooInaccurate:    {stepLoc},
-	reason.LocationOutside:          {stepLoc, "See whether the machine was moved."},
+	reason.LocationMissing:          {stepLoc, stepSource},
+	reason.LocationStale:            {stepLoc, stepSource},
+	reason.LocationSourceNotAllowed: {stepLoc, stepSource},
+	reason.LocationTooInaccurate:    {stepLoc, stepSource},
+	reason.LocationOutside:          {stepLoc, "Hold the position against the area: 'telemark geofence check FILE LATITUDE LONGITUDE'.", "See whether the machine was moved."},
 	reason.ImpossibleTravel:         {stepLoc, "See whether an earlier position was wrong, or the machine's key signs in two places.", "A wrong one is outlived: the machine is let in again once it could have come from there. `max_accuracy` keeps most of these out."},
 
 	reason.Duplicate:         {"Nothing, if it is rare: queues and retries on the way send twice.", "If it is not: look for two exporters or gateways that lead here with the same data.", stepWindows},

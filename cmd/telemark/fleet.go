@@ -123,7 +123,7 @@ func machineTable(w io.Writer, machines []api.Machine) {
 		t.AppendRow([]any{dash(m.Name), dash(stateOf(m)), dash(string(m.Evidence)), dash(string(m.Membership)), when(m.SeenAt), dash(labelText(m.Labels)), m.Machine})
 	}
 	t.Render()
-	say(w, "%d machines", len(machines))
+	say(w, "%s", count(len(machines), "machine"))
 }
 
 func stateOf(m *api.Machine) string {
@@ -163,12 +163,21 @@ func labelText(labels map[string]string) string {
 
 func newFleetShow(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:     "show MACHINE",
+		Use:     "show MACHINE|KID",
 		Short:   "Show one machine and its keys",
-		Example: "  telemark fleet show edge-a",
-		Args:    operands(1, "which machine? Give its name or EK hash"),
+		Long:    "Show one machine and its keys. A log line or the status page of a collector names\na key: its whole kid (000b…) finds the machine too.",
+		Example: "  telemark fleet show edge-a\n  telemark fleet show 000b5d…",
+		Args:    operands(1, "which machine? Give its name, its EK hash or the kid of one of its keys"),
 		RunE: withRegistry(c, func(cmd *cobra.Command, registry *admin.Client, args []string) error {
-			m, err := registry.Machine(cmd.Context(), args[0])
+			whom := args[0]
+			if isKID(whom) {
+				key, err := registry.Key(cmd.Context(), whom)
+				if err != nil {
+					return answered(err)
+				}
+				whom = key.Machine
+			}
+			m, err := registry.Machine(cmd.Context(), whom)
 			if err != nil {
 				return answered(err)
 			}
@@ -322,6 +331,9 @@ then on, also what was signed before, unless the reason is "superseded".`,
 	return cmd
 }
 
+// isKID tells a key's id from names and EK hashes, which are shorter.
+func isKID(s string) bool { return len(s) == 68 && strings.HasPrefix(s, "000b") }
+
 func revoke(cmd *cobra.Command, registry *admin.Client, whom, reason string) error {
 	if pubkey, ok := strings.CutPrefix(whom, "instance:"); ok {
 		i, err := registry.RevokeInstance(cmd.Context(), pubkey, reason)
@@ -330,7 +342,7 @@ func revoke(cmd *cobra.Command, registry *admin.Client, whom, reason string) err
 		}
 		return show(cmd, i, func(w io.Writer) { say(w, "instance %s is revoked: %s", pubkey, i.Revoked) })
 	}
-	if len(whom) == 68 && strings.HasPrefix(whom, "000b") {
+	if isKID(whom) {
 		k, err := registry.RevokeKey(cmd.Context(), whom, reason)
 		if err != nil {
 			return answered(err)

@@ -61,7 +61,7 @@ func instanceTable(w io.Writer, instances []api.Instance) {
 		})
 	}
 	t.Render()
-	say(w, "%d instances", len(instances))
+	say(w, "%s", count(len(instances), "instance"))
 }
 
 func party(p *api.Party) string {

@@ -56,7 +56,7 @@ func TestAuditorReadsWhenAndInWhichBootTheDoorWasClosed(t *testing.T) {
 	list := asked(t, i)
 	require.Contains(t, list, strings.Repeat("ab", 32))
 	require.Regexp(t, `closed +app@sha256:aa +2026-11-21T12:00:00Z +rtmr3`, list)
-	require.Contains(t, list, "1 instances")
+	require.Contains(t, list, "1 instance")
 
 	one := asked(t, i, "show", strings.Repeat("AB", 32))
 	for _, want := range []string{

@@ -43,7 +43,7 @@ func newFleetKeys(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			say(cmd.ErrOrStderr(), "%d keys", len(file.Keys))
+			say(cmd.ErrOrStderr(), "%s", count(len(file.Keys), "key"))
 			return writeJSON(cmd.OutOrStdout(), file)
 		}),
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -55,16 +58,42 @@ func newPolicyList(c *connection) *cobra.Command {
 				t := newTable(w, "scope", "bind", "freshness", "evidence", "location", "revision", "changed", "by")
 				for i := range policies {
 					p := &policies[i]
-					location := "-"
-					if len(p.Location) > 0 {
-						location = "set"
-					}
-					t.AppendRow([]any{p.Scope, dash(labelText(p.Bind)), dash(p.Freshness), dash(p.RequireEvidence), location, p.Revision, when(p.UpdatedAt), p.UpdatedBy})
+					t.AppendRow([]any{p.Scope, dash(labelText(p.Bind)), dash(p.Freshness), dash(p.RequireEvidence), dash(locationText(p.Location)), p.Revision, when(p.UpdatedAt), p.UpdatedBy})
 				}
 				t.Render()
 			})
 		}),
 	}
+}
+
+// locationText is a location policy on a line. A drawn area is only named.
+func locationText(policy json.RawMessage) string {
+	const most = 96
+	var members map[string]any
+	if len(policy) == 0 {
+		return ""
+	}
+	if json.Unmarshal(policy, &members) != nil {
+		return "set"
+	}
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		switch v := members[name].(type) {
+		case map[string]any:
+			words = append(words, name)
+		case []any:
+			for _, one := range v {
+				words = append(words, fmt.Sprintf("%s=%v", name, one))
+			}
+		default:
+			words = append(words, fmt.Sprintf("%s=%v", name, v))
+		}
+	}
+	text := []rune(printable(strings.Join(words, " ")))
+	if len(text) > most {
+		text = append(text[:most-1], '…')
+	}
+	return string(text)
 }
 
 func newPolicySet(c *connection) *cobra.Command {

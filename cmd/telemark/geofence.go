@@ -57,15 +57,14 @@ func newGeofenceCheck() *cobra.Command {
 		// A latitude may begin with a minus, which is no flag.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			flags, operands := splitNumbers(args)
 			cmd.DisableFlagParsing = false
-			if err := cmd.ParseFlags(flags); err != nil {
+			if err := cmd.ParseFlags(coverNumbers(args)); err != nil {
 				return err
 			}
 			if help, err := cmd.Flags().GetBool("help"); err == nil && help {
 				return cmd.Help()
 			}
-			operands = append(cmd.Flags().Args(), operands...)
+			operands := cmd.Flags().Args()
 			m, err := policy.ParseMode(mode)
 			if err != nil {
 				return fmt.Errorf("--mode: %w", err)
@@ -79,20 +78,19 @@ func newGeofenceCheck() *cobra.Command {
 	return cmd
 }
 
-var aNumber = regexp.MustCompile(`^-?[0-9.]+([eE][-+]?[0-9]+)?$`)
+var negative = regexp.MustCompile(`^-[0-9.]`)
 
-// splitNumbers takes the coordinates out of a command line. They follow the
-// file, so what stands behind a flag is left there as its value.
-func splitNumbers(args []string) (others, numbers []string) {
+// coverNumbers puts a blank before numbers with a minus, by which they are no
+// flags. What stands behind a flag is its value and stays.
+func coverNumbers(args []string) []string {
+	covered := slices.Clone(args)
 	for i, a := range args {
-		flagged := i > 0 && strings.HasPrefix(args[i-1], "--") && !strings.Contains(args[i-1], "=")
-		if aNumber.MatchString(a) && !flagged && len(numbers) < 2 {
-			numbers = append(numbers, a)
-			continue
+		value := i > 0 && strings.HasPrefix(args[i-1], "--") && !strings.Contains(args[i-1], "=")
+		if negative.MatchString(a) && !value {
+			covered[i] = " " + a
 		}
-		others = append(others, a)
 	}
-	return others, numbers
+	return covered
 }
 
 // fence is what is asked of a position.
@@ -160,6 +158,7 @@ func checkGeofence(cmd *cobra.Command, args []string, f fence) error {
 }
 
 func parsePosition(latitude, longitude string) (geo.Position, error) {
+	latitude, longitude = strings.TrimSpace(latitude), strings.TrimSpace(longitude)
 	lat, err := strconv.ParseFloat(latitude, 64)
 	if err != nil {
 		return geo.Position{}, fmt.Errorf("latitude %.64q: want degrees, as 52.52", latitude)

@@ -326,12 +326,29 @@ func (s *session) after(ctx context.Context, done *client.Done) (*taken, error) 
 		say(s.cmd.ErrOrStderr(), "Done, but the instance could not be looked at afterwards: %v", err)
 		return t, nil
 	}
+	if err := s.sameAs(again); err != nil {
+		return t, err
+	}
 	before := s.instance.Statement
 	s.instance, t.facts = again, factsOf(again)
 	if before != nil && again.Statement.Counter <= before.Counter {
 		return t, refuse("the answer says that the step was taken, and the quote shows that nothing happened: the counter is %d as before\nSomebody on the way answered in the instance's place.", again.Statement.Counter)
 	}
 	return t, nil
+}
+
+// sameAs refuses to show another instance than the one that was signed for: who is
+// on the way of a connection without attested TLS can lead to any, as genuine.
+func (s *session) sameAs(again *client.Instance) error {
+	before := s.instance
+	same := bytes.Equal(again.Key, before.Key)
+	if st := before.Statement; same && st != nil && !before.Locked() {
+		same = again.Statement != nil && bytes.Equal(again.Statement.Origin, st.Origin)
+	}
+	if !same {
+		return refuse("the step was signed for the instance %x, and afterwards another one answers: %x\nNothing shows that the step was taken. Use the https address of the instance.", []byte(before.Key), []byte(again.Key))
+	}
+	return nil
 }
 
 // mine refuses to go on where the instance has another owner.

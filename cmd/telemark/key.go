@@ -20,7 +20,11 @@ import (
 
 const (
 	createLong = `Make the signing key of this machine: an ECDSA P-256 key that cannot leave the
-TPM, or one of another --algorithm where the TPM has no P-256. DIR gets its blobs, its generated auth value and its public part; it is
+TPM, or one of another --algorithm where the TPM has no P-256. The agent has to
+ask for the same one: key::algorithm of the tpm extension, SIGNATURE_ALGORITHM
+with the shipped configurations.
+
+DIR gets the key's blobs, its generated auth value and its public part; it is
 made with mode 0700. None of it is of use without the TPM. The tpm extension
 does the same at its first start; making the key before lets its public part
 be enrolled first.
@@ -52,12 +56,12 @@ for the first key and so on, or in short with NAME=DIR.`
 func newKey() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "key",
-		Short:   "Make and show the signing keys of machines",
+		Short:   "Make, take over and show the signing keys of machines",
 		Example: createExample + "\n" + showExample,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKeyCreate(), newKeyShow())
+	cmd.AddCommand(newKeyCreate(), newKeyImport(), newKeyShow())
 	return cmd
 }
 
@@ -80,11 +84,7 @@ func newKeyCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			next := "run 'telemark key show --dir " + o.dir
-			if o.name == "" {
-				next += " --name NAME"
-			}
-			return showKeys(cmd, []keyfile.Entry{entry}, next+" --output json'")
+			return showKeys(cmd, []keyfile.Entry{entry}, o.next())
 		},
 	}
 	cmd.Flags().StringVar(&o.device, "device", "", "the TPM")
@@ -108,15 +108,33 @@ func (o *createOptions) validate() error {
 	return nil
 }
 
+// next is how the key is shown for a key file.
+func (o *createOptions) next() string {
+	next := "run 'telemark key show --dir " + o.dir
+	if o.name == "" {
+		next += " --name NAME"
+	}
+	return next + " --output json'"
+}
+
+// withoutKey refuses a directory that holds a key, or what is left of one.
+func withoutKey(dir string) error {
+	switch info, err := tpm.ReadKeyInfo(dir); {
+	case err == nil:
+		return refuse("%s already holds the key %s; 'telemark key show --dir %s' shows it", dir, info.KID, dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return work(fmt.Errorf("%s holds something that is no whole key (%w); name another directory, or repair it", dir, err))
+	default:
+		return nil
+	}
+}
+
 func createKey(ctx context.Context, o *createOptions) (keyfile.Entry, error) {
 	if err := o.validate(); err != nil {
 		return keyfile.Entry{}, err
 	}
-	switch info, err := tpm.ReadKeyInfo(o.dir); {
-	case err == nil:
-		return keyfile.Entry{}, refuse("%s already holds the key %s; 'telemark key show --dir %s' shows it", o.dir, info.KID, o.dir)
-	case !errors.Is(err, fs.ErrNotExist):
-		return keyfile.Entry{}, work(fmt.Errorf("%s holds something that is no whole key (%w); name another directory, or repair it", o.dir, err))
+	if err := withoutKey(o.dir); err != nil {
+		return keyfile.Entry{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, tpmPatience)
 	defer cancel()

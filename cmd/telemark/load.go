@@ -66,6 +66,11 @@ func (o *loadOptions) validate() error {
 		return fmt.Errorf("--endpoint %.100q: want an http or https URL, such as http://localhost:4318", o.Endpoint)
 	}
 	o.Endpoint = strings.TrimRight(o.Endpoint, "/")
+	for _, path := range []string{"/v1/metrics", "/v1/logs", "/v1/traces"} {
+		if base, ok := strings.CutSuffix(o.Endpoint, path); ok {
+			return fmt.Errorf("--endpoint %.100q: want the URL before %s, which --signal adds: %.100s", o.Endpoint, path, base)
+		}
+	}
 	o.Signal = load.Signal(o.signal)
 	switch o.Signal {
 	case load.Metrics, load.Logs, load.Traces:

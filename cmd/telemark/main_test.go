@@ -49,6 +49,7 @@ func TestScripts(t *testing.T) {
 			"registry": cmdRegistry,
 			"instance": cmdInstance,
 			"vm":       cmdVM,
+			"tpm2":     cmdTPM2,
 		},
 		Setup: func(e *testscript.Env) error {
 			// $WORK may be too long for a unix socket.

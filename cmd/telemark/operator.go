@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -103,6 +104,9 @@ func operatorRegister(ctx context.Context, s *session, owner, tokenOut string) (
 		done.OwnerToken, written = "", true
 	}
 	t, doubt := s.after(ctx, done)
+	if doubt == nil && t.Facts != nil && !bytes.Equal(s.instance.Statement.Operator, key.Bytes()) {
+		doubt = refuse("the answer says that you are operator, and the quote does not show it: its operator is %x", []byte(s.instance.Statement.Operator))
+	}
 	t.OwnerToken, t.TokenFile = done.OwnerToken, tokenOut
 	say(s.cmd.ErrOrStderr(), "You are operator of the instance %s.", t.Instance)
 	err = show(s.cmd, t, func(w io.Writer) {
@@ -155,7 +159,7 @@ does it show that it is the same identity as before.`,
 		if err != nil {
 			return instanceError(err)
 		}
-		return s.took(ctx, done, "The instance key of this boot is signed.")
+		return s.took(ctx, done, "The instance key of this boot is signed.", nil)
 	})
 	o.signing(cmd.Flags(), callPatience)
 	return cmd

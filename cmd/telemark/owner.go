@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -106,7 +108,7 @@ func ownerRegister(ctx context.Context, s *session, tokenFile, volumeKey string)
 	if err != nil {
 		return instanceError(err)
 	}
-	return s.took(ctx, done, "You are owner of the instance.")
+	return s.took(ctx, done, "You are owner of the instance.", func(i *client.Instance) bool { return bytes.Equal(i.Statement.Owner, key.Bytes()) })
 }
 
 // keyFromOwner reports whether the volume's key comes from its owner.
@@ -189,11 +191,19 @@ func ownerToken(path string) (string, error) {
 	return token, nil
 }
 
-// took prints what a step did, and what the instance is afterwards.
-func (s *session) took(ctx context.Context, done *client.Done, what string) error {
+// took prints what a step did, and what the instance is afterwards. shows, if not
+// nil, reports whether the quote shows the step: the answer alone says nothing where
+// somebody else may have given it.
+func (s *session) took(ctx context.Context, done *client.Done, what string, shows func(*client.Instance) bool) error {
 	t, doubt := s.after(ctx, done)
-	if doubt != nil {
+	switch {
+	case doubt != nil:
 		return doubt
+	case s.instance.Statement == nil: // the older form
+	case t.Facts == nil && s.instance.Channel() != client.Attested:
+		return work(errors.New("nothing shows that the step was taken: look with 'telemark workload status'"))
+	case t.Facts != nil && shows != nil && !shows(s.instance):
+		return refuse("the answer says that the step was taken, and the quote does not show it: the instance is %s\nLook with 'telemark workload status', and use the https address of the instance.", strings.ReplaceAll(t.Facts.State, "_", " "))
 	}
 	return s.showTaken(t, what)
 }

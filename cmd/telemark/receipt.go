@@ -17,6 +17,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/keyfile"
 	"github.com/telemark-otel/telemark/internal/policy"
 	"github.com/telemark-otel/telemark/internal/regions"
+	"github.com/telemark-otel/telemark/internal/verdict"
 )
 
 const (
@@ -27,9 +28,10 @@ protobuf (one message, or length-prefixed as the file exporter writes them),
 also compressed with zstd or gzip; - is standard input.
 
 With --keys, digest, inclusion proof and signature of every block are verified,
-and the policies that the key file itself states. Not judged: the nonce's MAC,
-since only the collector that issued it can, and replay, but for what is in the
-files twice. The validity of a key is judged at the nonce's time; a revoked key
+and the policies that the key file itself states. Those of 'telemark fleet keys'
+are those of today: --no-policies leaves them out where the archive is older than
+they are. Not judged: the nonce's MAC, since only the collector that issued it
+can, and replay, but for what is in the files twice. The validity of a key is judged at the nonce's time; a revoked key
 is refused whatever the time, one that was superseded is not. Attributes that a
 verifier added (telemark.verdict, telemark.name and the like) are taken off
 before.
@@ -48,6 +50,8 @@ read, or, with --complete, anything is missing or there twice.`
 	inspectExample = `  telemark receipt inspect archive/metrics.jsonl
   telemark receipt inspect --keys keys.json --complete archive/*.jsonl
   telemark receipt inspect --summary --keys keys.json archive/metrics.jsonl
+  telemark receipt inspect --summary --keys keys.json --regions /etc/telemark/regions archive/*.jsonl
+  telemark receipt inspect --summary --keys keys.json --no-policies archive/*.jsonl
   zstdcat old.jsonl.zst | telemark receipt inspect --output json -`
 )
 
@@ -57,6 +61,7 @@ type inspectOptions struct {
 	signal   string
 	summary  bool
 	complete bool
+	bare     bool // without the policies of the key file
 }
 
 // inspection is the whole output.
@@ -106,12 +111,13 @@ func newInspect() *cobra.Command {
 	cmd.Flags().StringVar(&o.regions, "regions", "", "folder of the areas that its policies name (regions_dir)")
 	cmd.Flags().StringVar(&o.signal, "signal", "", "signal of protobuf files: metrics, logs or traces (found out when absent)")
 	cmd.Flags().BoolVar(&o.summary, "summary", false, "leave out the blocks that nothing speaks against")
+	cmd.Flags().BoolVar(&o.bare, "no-policies", false, "leave out the policies of the key file (location, evidence, bound attributes)")
 	cmd.Flags().BoolVar(&o.complete, "complete", false, "exit 1 also when blocks are missing or there twice")
 	return cmd
 }
 
 func inspectFiles(cmd *cobra.Command, files []string, o *inspectOptions) error {
-	auditor, err := newAuditor(o.keys, o.regions)
+	auditor, err := newAuditor(o.keys, o.regions, o.bare)
 	if err != nil {
 		return err
 	}
@@ -122,6 +128,8 @@ func inspectFiles(cmd *cobra.Command, files []string, o *inspectOptions) error {
 	}
 	if !in.Verified {
 		in.NotJudged = append([]string{"key and signature (no --keys)"}, in.NotJudged...)
+	} else if o.bare {
+		in.NotJudged = append(in.NotJudged, "policies (--no-policies)")
 	}
 	bad, err := readBlocks(cmd.InOrStdin(), files, o.signal, auditor, func(f *audit.Finding) {
 		in.Verdicts[f.Verdict]++
@@ -165,7 +173,7 @@ func (in *inspection) ok() bool {
 	return len(in.Unreadable) == 0
 }
 
-func newAuditor(keysFile, regionsDir string) (*audit.Auditor, error) {
+func newAuditor(keysFile, regionsDir string, bare bool) (*audit.Auditor, error) {
 	if keysFile == "" {
 		return audit.New(nil), nil
 	}
@@ -177,12 +185,31 @@ func newAuditor(keysFile, regionsDir string) (*audit.Auditor, error) {
 	if err != nil {
 		return nil, work(fmt.Errorf("--regions: %w", err))
 	}
+	if bare {
+		named = policy.AnyRegions()
+	}
 	defaults := &policy.Policy{Freshness: policy.Sequence, LiveWithin: policy.DefaultLiveWithin, Regions: named}
 	keys, err := keyfile.Parse(keysFile, content, defaults)
 	if err != nil {
 		return nil, work(fmt.Errorf("%w ('telemark key show --output json' prints one, --regions names the folder of areas)", err))
 	}
+	if bare {
+		return audit.New(bareKeys{keys}), nil
+	}
 	return audit.New(keys), nil
+}
+
+// bareKeys demands nothing of what its keys sign but the proof.
+type bareKeys struct{ verdict.KeySource }
+
+func (b bareKeys) Lookup(kid []byte) (*verdict.Key, error) {
+	key, err := b.KeySource.Lookup(kid)
+	if key == nil || err != nil {
+		return nil, err
+	}
+	bare := *key
+	bare.Policy = &policy.Policy{Freshness: policy.Sequence, LiveWithin: policy.DefaultLiveWithin}
+	return &bare, nil
 }
 
 // blockReader hands every block of OTLP files to visit.

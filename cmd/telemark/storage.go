@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -47,9 +48,8 @@ func newStorage() *cobra.Command {
 
 func newStorageUnlock() *cobra.Command {
 	var (
-		o         instanceFlags
-		volumeKey string
-		second    witness
+		o instanceFlags
+		u unlocking
 	)
 	cmd := &cobra.Command{
 		Use:   "unlock URL",
@@ -60,14 +60,21 @@ func newStorageUnlock() *cobra.Command {
   telemark storage unlock https://vm.example:3443 --key owner.key --registry https://registry.example:3000 --pin registry.pub`,
 		Args: operands(1, whichURL),
 	}
-	cmd.RunE = withInstance(&o, func(ctx context.Context, s *session) error { return unlockStorage(ctx, s, volumeKey, &second) })
+	cmd.RunE = withInstance(&o, func(ctx context.Context, s *session) error { return unlockStorage(ctx, s, &u) })
 	o.signing(cmd.Flags(), pullPatience)
-	second.flags(cmd.Flags())
-	cmd.Flags().StringVar(&volumeKey, "volume-key", "", "file with the volume's key, where this machine does not remember it")
+	u.second.flags(cmd.Flags())
+	cmd.Flags().StringVar(&u.volumeKey, "volume-key", "", "file with the volume's key, where this machine does not remember it")
+	cmd.Flags().StringVar(&u.origin, "origin", "", "instance key that the identity began with, as a registry shows it: whom --pin asks about where this machine does not remember it")
 	return cmd
 }
 
-func unlockStorage(ctx context.Context, s *session, volumeKey string, second *witness) error {
+// unlocking is what the command line says besides.
+type unlocking struct {
+	volumeKey, origin string
+	second            witness
+}
+
+func unlockStorage(ctx context.Context, s *session, u *unlocking) error {
 	switch {
 	case s.instance.Statement == nil:
 		return refuse("a service of the older form has nothing to unlock")
@@ -83,15 +90,20 @@ func unlockStorage(ctx context.Context, s *session, volumeKey string, second *wi
 	if err != nil {
 		return instanceError(err)
 	}
-	record, secret, err := s.keyOf(ctx, ask, volumeKey)
+	record, secret, err := s.keyOf(ctx, ask, u)
 	if err != nil {
 		return err
 	}
-	counter, err := second.seen(ctx, record.Origin)
+	if s.instance.Verified() && record.Measurements == nil && s.flags.policy == "" && !s.flags.newMeasurements {
+		return refuse("this machine does not remember which VM image had the key, and any VM would get it\nSay with --policy which one may, or once with --accept-measurements that it is this one (MRTD %.16s…). The volume's key was not sent.", s.instance.Measurements().MRTD)
+	}
+	counter, err := u.second.seen(ctx, record.Origin)
 	if err != nil {
 		return err
 	}
-	record.Counter = max(record.Counter, counter)
+	if record.Counter = max(record.Counter, counter); record.Counter == 0 {
+		say(s.cmd.ErrOrStderr(), "WARNING: nobody here saw the instance before: a disk that was set back is not noticed. Call from the machine that registered as owner, or ask a registry with --pin and --origin.")
+	}
 	sealed, err := ask.Seal(secret, record.Known())
 	if err != nil {
 		return instanceError(err)
@@ -112,19 +124,29 @@ func unlockStorage(ctx context.Context, s *session, volumeKey string, second *wi
 
 // keyOf finds the key of the volume that the VM asks for, and what is known of the
 // identity that it belongs to.
-func (s *session) keyOf(ctx context.Context, ask *client.Ask, volumeKey string) (*instances.Record, []byte, error) {
+func (s *session) keyOf(ctx context.Context, ask *client.Ask, u *unlocking) (*instances.Record, []byte, error) {
 	id := ask.Volume()
-	given, err := readVolumeKey(volumeKey)
+	given, err := readVolumeKey(u.volumeKey)
 	if err != nil {
 		return nil, nil, err
+	}
+	origin, ok := api.ParseHex(u.origin, 2*ed25519.PublicKeySize)
+	if !ok || len(origin) != 0 && len(origin) != ed25519.PublicKeySize {
+		return nil, nil, errors.New("--origin: want 64 lower-case hexadecimal digits")
 	}
 	record, err := s.memory.OfVolume(id)
 	if err != nil {
 		return nil, nil, work(err)
 	}
 	switch {
+	case record != nil && len(origin) != 0 && !bytes.Equal(record.Origin, origin):
+		return nil, nil, refuse("the VM asks for the key of a volume of %s, and not of the identity that --origin names", record.Origin)
 	case record != nil && given == nil:
 		given = record.Volume(id).Key
+	case record == nil && len(origin) != 0:
+		record = &instances.Record{Origin: origin}
+	case record == nil && u.second.pin != "":
+		return nil, nil, errors.New("--pin: this machine does not remember which identity the volume is of, and what a locked VM says of it is its host's word: give --origin")
 	case record == nil:
 		// Who it is, it has to show afterwards.
 		state, err := s.client.State(ctx)

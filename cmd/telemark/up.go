@@ -21,7 +21,9 @@ const (
 machine, with the shipped configurations and TLS on every hop, and run until
 Ctrl-C. For development: certificates, tokens and keys are made in DIR, and what
 is there from an earlier start is used again. The configurations are written to
-DIR/configs, where they may be changed.
+DIR/configs, where they may be changed: what is there stays, also when another
+version of this program starts, so delete what is to be written anew. TELEMARK_…
+variables of configurations that are not set here hold for all of them.
 
 The binaries otelcol-telemark and registryd are looked for beside this program
 and in PATH ('make build' builds them), swtpm and swtpm_setup in PATH.
@@ -79,6 +81,12 @@ type running struct {
 	Dir    string        `json:"dir"`
 	CA     string        `json:"ca"`
 	Places []stack.Place `json:"places"`
+
+	Status        string `json:"status"` // the collector's admin listener
+	StatusToken   string `json:"status_token_file"`
+	RegistryToken string `json:"registry_token_file"`
+	RegistryPin   string `json:"registry_pin"`
+	Archive       string `json:"archive"`
 }
 
 func up(cmd *cobra.Command, o *upOptions) error {
@@ -107,7 +115,12 @@ func up(cmd *cobra.Command, o *upOptions) error {
 		return work(err)
 	}
 	defer s.Stop()
-	out := running{Dir: o.Dir, CA: filepath.Join(certs.dir, "ca.crt"), Places: s.Places()}
+	out := running{
+		Dir: o.Dir, CA: filepath.Join(certs.dir, "ca.crt"), Places: s.Places(),
+		Status: s.Admin(), StatusToken: filepath.Join(certs.dir, "admin.token"),
+		RegistryToken: filepath.Join(o.Dir, "registry", "admin.token"), RegistryPin: filepath.Join(o.Dir, "registry", "registry-key.pem.pub"),
+		Archive: filepath.Join(o.Dir, "archive"),
+	}
 	if err := show(cmd, out, func(w io.Writer) { sayRunning(w, &out) }); err != nil {
 		return err
 	}
@@ -133,5 +146,22 @@ func sayRunning(w io.Writer, r *running) {
 		t.AppendRow([]any{p.Name, p.URL, p.Log})
 	}
 	t.Render()
+	say(w, "\nTry it, in another terminal:\n%s", r.commands())
 	say(w, "\nTheir authority is %s. Ctrl-C stops all; %s stays.", r.CA, r.Dir)
+}
+
+// commands are for pasting: places are registry, collector, gateway, and of
+// each agent its HTTP side and its OTLP/HTTP receiver.
+func (r *running) commands() string {
+	path := func(p string) string { return quoted([]string{p}) }
+	return fmt.Sprintf(`  telemark smoke --ca %[1]s --agent %[2]s --gateway %[3]s --collector %[4]s \
+      --admin %[5]s --admin-token-file %[6]s
+  telemark load --endpoint %[7]s --signal logs
+  curl -H "Authorization: Bearer $(cat %[6]s)" %[5]s/metrics/status
+  export TELEMARK_REGISTRY=%[8]s TELEMARK_REGISTRY_CA=%[1]s TELEMARK_REGISTRY_TOKEN_FILE=%[9]s
+  telemark fleet list
+  telemark fleet keys --pin %[10]s > keys.json
+  telemark receipt inspect --summary --keys keys.json %[11]s/*.jsonl`,
+		path(r.CA), r.Places[3].URL, r.Places[2].URL, r.Places[1].URL, r.Status, path(r.StatusToken),
+		r.Places[4].URL, r.Places[0].URL, path(r.RegistryToken), path(r.RegistryPin), path(r.Archive))
 }

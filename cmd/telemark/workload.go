@@ -10,7 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemark-otel/telemark/internal/identity/api"
+	"github.com/telemark-otel/telemark/internal/identity/client"
 	"github.com/telemark-otel/telemark/internal/identity/persist"
+	"github.com/telemark-otel/telemark/internal/identity/statement"
 	"github.com/telemark-otel/telemark/internal/tpm/private"
 )
 
@@ -107,7 +109,10 @@ func configureWorkload(ctx context.Context, s *session, w api.Configure) error {
 	if err != nil {
 		return instanceError(err)
 	}
-	return s.took(ctx, done, "The container runs, its port is not published. 'telemark workload ssh' leads into it.")
+	return s.took(ctx, done, "The container runs, its port is not published. 'telemark workload ssh' leads into it.", func(i *client.Instance) bool {
+		runs := i.Statement.Workload
+		return i.Facts.State == statement.WorkloadConfigured && runs != nil && runs.Image == *w.Image && int64(runs.Port) == *w.Port
+	})
 }
 
 // readCredentials reads USER:PASSWORD; nil without a file.
@@ -157,7 +162,9 @@ func newWorkloadExpose() *cobra.Command {
 		if err != nil {
 			return instanceError(err)
 		}
-		return s.took(ctx, done, "The container's port is published, and SSH closed for good.")
+		return s.took(ctx, done, "The container's port is published, and SSH closed for good.", func(i *client.Instance) bool {
+			return i.Facts.SSH == statement.SSHIsClosed
+		})
 	})
 	o.signing(cmd.Flags(), pullPatience)
 	cmd.Flags().StringVar(&image, "image", "", "the image as it was configured; the one that the instance states when empty")

@@ -140,22 +140,26 @@ func sayClaims(w io.Writer, f *facts) {
 	say(w, "operator    %s", short(f.Operator))
 	say(w, "owner       %s", short(f.Owner))
 	say(w, "image       %s", orDash(printable(c.Image)))
-	say(w, "SSH         %s", sshText(c))
+	say(w, "SSH         %s", sshText(f))
 }
 
-// sshText says what is shown of the way in, and by what.
-func sshText(c *statement.Facts) string {
-	by := "the quote's report data"
-	if c.Evidence == statement.ByRegister {
-		by = "RTMR3"
+// sshText says what is shown of the way in, and by what. The time is of a clock that
+// the host sets.
+func sshText(f *facts) string {
+	c, by := f.Facts, "as the quote's report data show"
+	switch {
+	case !f.Verified:
+		by = "as nothing shows"
+	case c.Evidence == statement.ByRegister:
+		by = "as RTMR3 shows"
 	}
 	switch c.SSH {
 	case statement.SSHIsClosed:
-		return fmt.Sprintf("closed since %s, shown by %s", when(c.SSHClosed), by)
+		return fmt.Sprintf("closed, %s; since %s by the VM's own clock", by, when(c.SSHClosed))
 	case statement.SSHIsOpen:
 		return "may be open"
 	default:
-		return fmt.Sprintf("never opened in this boot, shown by %s", by)
+		return "never opened in this boot, " + by
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/block"
@@ -188,7 +189,26 @@ func (l *Location) outside(got *block.Location) error {
 			return reason.New(reason.LocationOutside, "%.5f, %.5f is inside, and its circle of %g m reaches out", got.Latitude, got.Longitude, *got.Accuracy)
 		}
 	}
-	return reason.New(reason.LocationOutside, "%.5f, %.5f is outside", got.Latitude, got.Longitude)
+	return reason.New(reason.LocationOutside, "%.5f, %.5f is outside%s", got.Latitude, got.Longitude, l.named())
+}
+
+// named lists the regions for people, the first few of many.
+func (l *Location) named() string {
+	const most = 4
+	var b strings.Builder
+	for i, r := range l.Regions {
+		switch {
+		case i == most:
+			b.WriteString(", …")
+			return b.String()
+		case i > 0:
+			b.WriteString(", ")
+		default:
+			b.WriteString(" ")
+		}
+		b.WriteString(r.Name)
+	}
+	return b.String()
 }
 
 // Taken returns when the position was taken, as far as the claim says: its

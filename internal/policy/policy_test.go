@@ -164,6 +164,16 @@ func regions(t *testing.T, references ...string) []*Region {
 	return found
 }
 
+func TestRefusalNamesTheRegions(t *testing.T) {
+	at := &block.Location{Latitude: 48, Longitude: 11}
+	one := Location{Regions: regions(t, "berlin")}
+	require.ErrorContains(t, one.outside(at), "48.00000, 11.00000 is outside berlin")
+	many := Location{Regions: regions(t, "berlin", "sea", "berlin", "sea", "berlin")}
+	require.ErrorContains(t, many.outside(at), "is outside berlin, sea, berlin, sea, …")
+	drawn := Location{Within: area(t, berlin)}
+	require.ErrorContains(t, drawn.outside(at), "48.00000, 11.00000 is outside")
+}
+
 func TestRegionsAreFoundByNameAndDrawing(t *testing.T) {
 	r := named(t)
 	found, err := r.Find("berlin")

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -37,9 +38,75 @@ func Unmarshal(content []byte, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(content, into, options); err != nil {
-		return fmt.Errorf("read JSON: %w", bounded(err))
+		return fmt.Errorf("read JSON: %w", bounded(plain(err)))
 	}
 	return nil
+}
+
+// plain says what the library says without the names of Go's types, which mean
+// nothing to who wrote the JSON.
+func plain(err error) error {
+	var e *json.SemanticError
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case errors.Is(e.Err, json.ErrUnknownName):
+		return fmt.Errorf("there is no member %.64q here", e.JSONPointer.LastToken())
+	case e.Err != nil:
+		return fmt.Errorf("%s: %w", place(e.JSONPointer), e.Err)
+	case e.GoType != nil:
+		return fmt.Errorf("%s: want %s, not %s", place(e.JSONPointer), wanted(e.GoType), found(e.JSONKind))
+	default:
+		return err
+	}
+}
+
+func place(p jsontext.Pointer) string {
+	if p == "" {
+		return "the whole value"
+	}
+	return fmt.Sprintf("%.128q", string(p))
+}
+
+func found(k jsontext.Kind) string {
+	switch k {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case '0':
+		return "this number"
+	default:
+		return k.String()
+	}
+}
+
+// wanted is the JSON that a Go type is read from.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return wanted(t.Elem())
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "a whole number"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number from 0 on"
+	case reflect.Array, reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return "a string in base64"
+		}
+		return "an array"
+	default:
+		return "an object"
+	}
 }
 
 // depth looks at the nesting before anything recurses.

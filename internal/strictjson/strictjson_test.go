@@ -22,6 +22,28 @@ func TestRead(t *testing.T) {
 	require.Equal(t, order{Image: "a", Port: 8080, Blob: []byte{1, 2}, More: map[string]string{"K": "v", "k": "w"}}, o)
 }
 
+func TestErrorsAreForWhoWroteTheJSON(t *testing.T) {
+	for content, want := range map[string]string{
+		`{"imag":"a"}`:                  `there is no member "imag" here`,
+		`{"port":"8080"}`:               `"/port": want a whole number, not a string`,
+		`{"image":7}`:                   `"/image": want a string, not this number`,
+		`{"blob":[1]}`:                  `"/blob": want a string in base64, not an array`,
+		`{"more":{"k":true}}`:           `"/more/k": want a string, not true`,
+		`{"port":99999999999999999999}`: `"/port": `,
+		`{"blob":"?"}`:                  `"/blob": `,
+		`[]`:                            "the whole value: want an object, not an array",
+		`"a"`:                           "the whole value: want an object, not a string",
+		`{"` + strings.Repeat("k", 9999) + `":1}`: "there is no member",
+	} {
+		var o order
+		err := strictjson.Unmarshal([]byte(content), &o)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "strictjson_test")
+		require.NotContains(t, err.Error(), "Go ")
+		require.Less(t, len(err.Error()), 400)
+	}
+}
+
 func TestWhatALenientReaderTakesIsRefused(t *testing.T) {
 	for name, content := range map[string]string{
 		"another case":        `{"IMAGE":"a"}`,

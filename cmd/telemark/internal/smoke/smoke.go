@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,7 +57,10 @@ type smoke struct {
 }
 
 // progress is what the collector's status says of the agent's key.
-type progress struct{ verified, refused uint64 }
+type progress struct {
+	verified, refused uint64
+	reasons           map[string]uint64
+}
 
 // skipped says why a check could not be made.
 type skipped string
@@ -230,7 +234,7 @@ func (s *smoke) generate(body string) func(context.Context) (string, error) {
 		if g.Items < 1 || g.PayloadID == "" {
 			return "", fmt.Errorf("%d items and the payload id %q", g.Items, g.PayloadID)
 		}
-		return fmt.Sprintf("%d items, payload %s", g.Items, g.PayloadID), nil
+		return fmt.Sprintf("data points: %d, payload %s", g.Items, g.PayloadID), nil
 	}
 }
 
@@ -265,13 +269,27 @@ func (s *smoke) read(ctx context.Context) (p progress, err error) {
 	if _, err := s.call(ctx, http.MethodGet, s.o.Admin+"/metrics/status?limit=1000&kid="+s.kid, "", s.o.AdminToken, &a); err != nil {
 		return p, err
 	}
+	p.reasons = map[string]uint64{}
 	for _, stream := range a.Streams {
 		p.verified += stream.Verified
-		for _, n := range stream.Refused {
+		for reason, n := range stream.Refused {
 			p.refused += n
+			p.reasons[reason] += n
 		}
 	}
 	return p, nil
+}
+
+// since names the reasons of what was refused after before.
+func (p progress) since(before progress) string {
+	var reasons []string
+	for reason, n := range p.reasons {
+		if n > before.reasons[reason] {
+			reasons = append(reasons, fmt.Sprintf("%.64s", reason))
+		}
+	}
+	slices.Sort(reasons)
+	return strings.Join(reasons, ", ")
 }
 
 func (s *smoke) before(ctx context.Context) (string, error) {
@@ -294,7 +312,8 @@ func (s *smoke) verified(ctx context.Context) (string, error) {
 		}
 		switch {
 		case err == nil && now.refused > s.seen.refused:
-			return "", fmt.Errorf("%d blocks of this agent were refused meanwhile; the collector's log says why", now.refused-s.seen.refused)
+			return "", fmt.Errorf("%d blocks of this agent were refused meanwhile (%s); see 'telemark explain REASON' and the collector's log",
+				now.refused-s.seen.refused, now.since(s.seen))
 		case err == nil && now.verified >= s.seen.verified+blocks:
 			return fmt.Sprintf("%d more blocks", now.verified-s.seen.verified), nil
 		}

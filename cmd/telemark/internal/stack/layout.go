@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/telemark-otel/telemark/configs"
 )
@@ -34,7 +36,7 @@ const (
 // The ports without offset. Agents take theirs from the first one's upwards.
 const (
 	portRegistry      = 3000
-	portAgentHTTP     = 8442 // and 18442, 18443 … for further agents
+	portAgentHTTP     = 8442 // and 18442, 18452 … for further agents
 	portGatewayHTTP   = 8443
 	portCollectorHTTP = 8444
 	portAdmin         = 8445
@@ -48,7 +50,7 @@ const (
 	portGatewayOTLP   = 6318
 	portTelemetry     = 8888 // agent, 8889 gateway, 8890 collector
 
-	further = 10_000 // between the ports of one agent and the next but one
+	further = 10_000 // between the ports of the first agent and the second; then 10
 )
 
 func (o *Options) port(p int) int { return p + o.Offset }
@@ -91,6 +93,37 @@ func (o *Options) binary(name string) (string, error) {
 		return filepath.Abs(path)
 	}
 	return "", fmt.Errorf("%s is neither in %s nor in PATH: 'make build' builds it, --bin DIR says where it is", name, dirs[0])
+}
+
+// ErrDirInUse says that another stack runs in the directory.
+var ErrDirInUse = errors.New("another 'telemark up' runs in this directory: end it, or give this one a directory of its own with --dir, and --port-offset")
+
+// lock takes the directory: two registries on one database, or two agents on one
+// key, are what the rest of the distribution is there to refuse. Closing the
+// file, or the end of this process, gives it back.
+func (o *Options) lock() (*os.File, error) {
+	f, err := os.OpenFile(o.path("up.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", o.Dir, ErrDirInUse)
+		}
+		return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// tools finds what software TPMs need, before anything is started.
+func tools() error {
+	for _, name := range []string{"swtpm", "swtpm_setup"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("the agents need software TPMs, and %s is not in PATH (Debian, Ubuntu: apt install swtpm swtpm-tools; Fedora: dnf install swtpm swtpm-tools)", name)
+		}
+	}
+	return nil
 }
 
 // free finds ports that somebody listens on, before anything is started.

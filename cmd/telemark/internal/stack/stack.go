@@ -29,6 +29,7 @@ type Stack struct {
 	client    *http.Client // trusts the authority of DIR
 	admin     *admin.Client
 	procs     []*process.Process // in the order of their start
+	locked    *os.File           // held while the directory is
 }
 
 // Place is something that people can talk to.
@@ -50,6 +51,17 @@ func Start(ctx context.Context, o Options, progress func(string)) (_ *Stack, err
 	if s.registryd, err = o.binary("registryd"); err != nil {
 		return nil, err
 	}
+	if err := tools(); err != nil {
+		return nil, err
+	}
+	if s.locked, err = o.lock(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.Stop()
+		}
+	}()
 	if err := o.free(o.ports()); err != nil {
 		return nil, err
 	}
@@ -59,11 +71,6 @@ func Start(ctx context.Context, o Options, progress func(string)) (_ *Stack, err
 	if err := s.trust(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			s.Stop()
-		}
-	}()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -247,6 +254,9 @@ func (s *Stack) Places() []Place {
 	return places
 }
 
+// Admin is the collector's admin listener.
+func (s *Stack) Admin() string { return "http://" + s.o.address(portAdmin) }
+
 // Wait returns when ctx ends, or with an error when a process ends by itself.
 func (s *Stack) Wait(ctx context.Context) error {
 	ticker := time.NewTicker(500 * time.Millisecond)
@@ -271,6 +281,7 @@ func (s *Stack) Stop() {
 		_ = p.Stop(20 * time.Second)
 	}
 	s.procs = nil
+	_ = s.locked.Close()
 }
 
 // vouch tells the registry the EK hash of an agent's software TPM.
