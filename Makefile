@@ -41,6 +41,9 @@ build: bin/otelcol-telemark bin/telemark bin/registryd bin/identityd ## build th
 .PHONY: gateway
 gateway: bin/otelcol-stock ## build the stock gateway that tests and demo use
 
+.PHONY: rebuild
+rebuild: bin/otelcol-rebuild ## build the collector of examples/ocb-rebuild
+
 bin/otelcol-telemark: builder-config.yaml $(SOURCES)
 	@echo "building $@ (the first time takes some minutes)"
 	@scripts/ocb.sh builder-config.yaml $@
@@ -48,6 +51,10 @@ bin/otelcol-telemark: builder-config.yaml $(SOURCES)
 bin/otelcol-stock: test/e2e/gateway-builder.yaml
 	@echo "building $@"
 	@scripts/ocb.sh test/e2e/gateway-builder.yaml $@
+
+bin/otelcol-rebuild: examples/ocb-rebuild/manifest.yaml $(SOURCES)
+	@echo "building $@"
+	@scripts/ocb.sh examples/ocb-rebuild/manifest.yaml $@
 
 bin/telemark: $(SOURCES)
 	@$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/telemark
@@ -76,7 +83,7 @@ fmt: ## format the sources
 	@$(LINTTOOLS) gofumpt -w $$(git ls-files '*.go' | grep -v '/generated_')
 
 .PHONY: test
-test: setup build gateway ## set up and run all tests, those with real processes too
+test: setup build gateway rebuild ## set up and run all tests, those with real processes too
 	@scripts/validate-configs.sh
 	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
 

@@ -30,9 +30,12 @@ vm=(
 )
 all=(
   python3:python3
+  tpm2_create:tpm2-tools
   gpsd:gpsd
   gpsfake:gpsd-clients
   gcc:gcc
+  node:nodejs
+  npm:npm
 )
 case ${1:-} in
   demo) needs=("${base[@]}" "${tpm[@]}") ;;

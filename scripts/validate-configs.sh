@@ -3,7 +3,7 @@
 # overlays on top of what they belong to.
 set -euo pipefail
 cd "$(dirname "$0")/../configs"
-ours=../bin/otelcol-telemark stock=../bin/otelcol-stock
+ours=../bin/otelcol-telemark stock=../bin/otelcol-stock rebuild=../bin/otelcol-rebuild
 validated=" "
 validate() {
   local bin=$1 args=()
@@ -32,6 +32,7 @@ validate "$ours" collector.yaml collector-quarantine.yaml
 validate "$ours" collector.yaml collector-registry.yaml
 validate "$ours" collector.yaml collector-quarantine.yaml collector-registry.yaml
 validate "$stock" gateway-stock.yaml
+validate "$rebuild" ../examples/ocb-rebuild/config.yaml
 for file in *.yaml; do
   case $validated in
     *" $file "*) ;;

@@ -103,7 +103,9 @@ func (p *Process) watch(cmd *exec.Cmd, started chan<- error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Ptrace = true
+	// In a group of its own: this thread may have started others before, which are
+	// somebody else's to wait for.
+	cmd.SysProcAttr.Ptrace, cmd.SysProcAttr.Setpgid = true, true
 	if err := cmd.Start(); err != nil {
 		started <- err
 		return
@@ -129,8 +131,7 @@ func (p *Process) begin() error {
 	return syscall.PtraceSyscall(p.Pid, 0)
 }
 
-// wait waits for tracees of this thread only: the test's other children are
-// somebody else's.
+// wait waits for tracees of this thread only.
 func wait(pid int, status *syscall.WaitStatus) (int, error) {
 	for {
 		tid, err := syscall.Wait4(pid, status, unix.WALL|unix.WNOTHREAD, nil)
@@ -145,7 +146,7 @@ const sysgood = syscall.SIGTRAP | 0x80
 func (p *Process) follow() error {
 	for {
 		var status syscall.WaitStatus
-		tid, err := wait(-1, &status)
+		tid, err := wait(-p.Pid, &status)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,7 +25,9 @@ type Process struct {
 	Path string
 	Args []string
 	Env  []string // besides the environment of the caller
-	Log  string   // file; appended to
+	// Unset are variables of the caller's environment that it does not get.
+	Unset []string
+	Log   string // file; appended to
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -48,7 +51,11 @@ func (p *Process) Start() error {
 	}
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(p.Path, p.Args...) //nolint:gosec // what its user runs on purpose
-	cmd.Env = append(os.Environ(), p.Env...)
+	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(p.Unset, name)
+	})
+	cmd.Env = append(inherited, p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	started, done := make(chan error), make(chan struct{})

@@ -159,7 +159,9 @@ func Verify(cert *x509.Certificate, verify QuoteVerifier, now time.Time) (*Resul
 // Client returns a configuration for connections to an instance: TLS 1.3, and
 // of the server's certificate nothing counts but its evidence. accept decides
 // whether this is the instance that is wanted; without it any that verifies is.
-// Both are called in every handshake, resumed ones too.
+// Both are called in every handshake, resumed ones too, and before the other end
+// has shown that it has the key: what is to be kept of an instance waits for the
+// handshake's end.
 func Client(verify QuoteVerifier, accept func(*Result) error, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"errors"
 	"fmt"
 	"math/big"
 
@@ -143,8 +144,11 @@ func rsaKey(public *tpm2.TPMTPublic) (*rsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key.N.BitLen() != rsaBits {
+	if key.N.BitLen() != rsaBits || len(unique.Buffer) != rsaBits/8 {
 		return nil, fmt.Errorf("key of %d bits, want %d", key.N.BitLen(), rsaBits)
+	}
+	if key.N.Bit(0) == 0 {
+		return nil, errors.New("the modulus is even")
 	}
 	return key, nil
 }

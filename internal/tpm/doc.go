@@ -2,8 +2,8 @@
 // 2.0 (TCG TPM 2.0 Library Specification, revision 1.59; commands are cited by
 // their section of part 3) over the kernel's character devices, over a raw TPM
 // stream on a unix or TCP socket, and to an swtpm process that it starts and
-// owns. It makes and keeps a signing key, signs digests with it, and gives the
-// evidence that attestation needs: endorsement keys and certificates, an
+// owns. It makes a signing key, or takes over one that tpm2-tools made, keeps it,
+// signs digests with it, and gives the evidence that attestation needs: endorsement keys and certificates, an
 // attestation key, Certify, Quote and ActivateCredential. Judging such
 // evidence is for verifiers and not done here. Left out: TPM 1.2, the framing
 // of the Microsoft simulator, policies of one's own, audit sessions.
@@ -57,10 +57,18 @@
 // dictionary attack protection: 32 random bytes cannot be guessed, while a few
 // power cuts, or any local user, can lock a protected key for hours.
 //
+// A key that others made ([Import]) is loaded under the parent that it was made
+// under, a primary key that is made again from its template or a key at a
+// persistent handle, or it is used at a persistent handle of its own, without
+// blobs ("adopted"). Its public area has to be what verifiers accept; noDA, a
+// policy and the lack of an auth value are taken and said ([Key.Cautions]). An
+// auth value is tried once: for a protected key the TPM counts. Saved contexts
+// are not imported, since they end with the TPM's next reset.
+//
 // Use of the signing key is authorised in a kept HMAC session that is salted
 // to the storage root key and encrypts the command's first parameter, so that
 // somebody on the bus between processor and TPM sees no auth value and can
-// forge no answer. The storage root key's public area is learnt once, when the
+// forge no answer; so it is for an imported key. The storage root key's public area is learnt once, when the
 // signing key is made, and pinned in the key's directory; until a registry has
 // activated the EK that first use is taken on trust. Each signature is
 // verified in software before it is returned.
@@ -70,5 +78,6 @@
 // It has mode 0700 and one owner at a time. signing-key.json holds the blobs
 // and the auth value and is written once; key.json holds what verifiers need,
 // in the form of a keys.file. A directory without either is new, one with
-// only key.json is damaged: a key is never replaced by itself.
+// only key.json is damaged: a key is never replaced by itself. The record of an
+// imported key is of version 2, which says its parent or its handle.
 package tpm

@@ -26,9 +26,13 @@ var (
 	// this one before it was cleared.
 	ErrWrongTPM = errors.New("the key belongs to another TPM, or the TPM was cleared since; use the TPM that made it, or another directory for a new key, which has to be enrolled")
 	// ErrOtherAlgorithm: the directory holds a key of another algorithm than asked for.
-	ErrOtherAlgorithm = errors.New("a key does not change its algorithm; ask for the key's own, or take another directory for a new key, which has to be enrolled")
+	ErrOtherAlgorithm = errors.New("a key does not change its algorithm; say the key's own (key::algorithm of the tpm extension), or take another directory for a new key, which has to be enrolled")
 	// ErrHandleTaken: a persistent handle or NV index holds what is not ours. It is left alone.
 	ErrHandleTaken = errors.New("the TPM holds something else there, which is left alone; choose another one")
+	// ErrNothingThere: a persistent handle holds no key.
+	ErrNothingThere = errors.New("nothing is there")
+	// ErrOtherHandle: the key was adopted at another persistent handle than asked for.
+	ErrOtherHandle = errors.New("an adopted key stays at its handle; ask for that one, or for none")
 	// ErrKeyDamaged: the files of a key's directory are incomplete or do not fit together.
 	ErrKeyDamaged = errors.New("the key's directory is damaged")
 	// ErrBadSignature: the TPM returned a signature that its public key does not verify.

@@ -109,7 +109,7 @@ func FuzzPublicArea(f *testing.F) {
 func TestSeedCorporaAreNotEmpty(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{
-		"testdata/fuzz/FuzzAnswer", "testdata/fuzz/FuzzPublicArea", "wire/testdata/fuzz/FuzzReadResponse",
+		"testdata/fuzz/FuzzAnswer", "testdata/fuzz/FuzzPublicArea", "testdata/fuzz/FuzzBlobs", "wire/testdata/fuzz/FuzzReadResponse",
 	} {
 		entries, err := os.ReadDir(filepath.FromSlash(dir))
 		require.NoError(t, err)

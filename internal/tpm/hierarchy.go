@@ -141,6 +141,9 @@ func ecdsaKey(public *tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	}
 	// 04 | X | Y, each of the curve's size; the TPM may leave out leading zeros.
 	size := (curve.Params().BitSize + 7) / 8
+	if len(point.X.Buffer) > size || len(point.Y.Buffer) > size {
+		return nil, fmt.Errorf("coordinates of %d and %d bytes, at most %d are possible", len(point.X.Buffer), len(point.Y.Buffer), size)
+	}
 	uncompressed := make([]byte, 1+2*size)
 	uncompressed[0] = 4
 	if err := padTo(uncompressed[1:1+size], point.X.Buffer); err != nil {

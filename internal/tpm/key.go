@@ -30,6 +30,9 @@ type KeyOptions struct {
 	Auth []byte
 	// Name of the machine, for key.json. Empty keeps what stands there.
 	Name string
+	// Import, when not nil, is a key made by others that a new directory takes
+	// over in place of a key of its own.
+	Import *Import
 }
 
 // The persistent handles that belong to the owner (TCG Registry of Reserved
@@ -45,6 +48,11 @@ func (o KeyOptions) validate() error {
 	}
 	if o.Handle != 0 && (o.Handle < MinHandle || o.Handle > MaxHandle) {
 		return fmt.Errorf("persistent handle %#08x is not between %#08x and %#08x, the range of the owner", o.Handle, MinHandle, MaxHandle)
+	}
+	if o.Import != nil {
+		if err := o.Import.validate(o.Handle); err != nil {
+			return err
+		}
 	}
 	return checkAuth("signing key's", o.Auth)
 }
@@ -65,10 +73,12 @@ type Key struct {
 	handle    tpm2.TPMHandle // 0: not loaded
 	transient bool           // handle has to be flushed
 	session   keptSession
+	signed    bool  // the TPM has accepted the auth value
+	rejected  error // what it said when it did not, of a key under dictionary attack protection
 }
 
-// OpenKey loads the signing key of a directory, or makes one when the
-// directory is new. It never replaces a key: [ErrWrongTPM], [ErrHandleTaken] and [ErrKeyDamaged] say
+// OpenKey loads the signing key of a directory, or makes or imports one when
+// the directory is new. It never replaces a key: [ErrWrongTPM], [ErrHandleTaken] and [ErrKeyDamaged] say
 // what stands in the way.
 func (d *Device) OpenKey(ctx context.Context, opts KeyOptions) (*Key, error) {
 	if err := opts.validate(); err != nil {
@@ -95,14 +105,21 @@ func (d *Device) OpenKey(ctx context.Context, opts KeyOptions) (*Key, error) {
 
 func (k *Key) open(l *link) (_ nothing, err error) {
 	rec, err := readRecord(k.opts.Dir)
-	if err == nil && rec == nil {
+	switch {
+	case err != nil || rec != nil:
+	case k.opts.Import != nil:
+		rec, err = k.importKey(l)
+	default:
 		rec, err = k.create(l)
 	}
 	if err != nil {
 		return nothing{}, err
 	}
 	if rec.alg != l.opts.Algorithm {
-		return nothing{}, fmt.Errorf("%s holds a key that signs with %s, and %s is asked for: %w", k.opts.Dir, rec.alg, l.opts.Algorithm, ErrOtherAlgorithm)
+		return nothing{}, otherAlgorithm(k.opts.Dir+" holds a key that signs", rec.alg, l.opts.Algorithm)
+	}
+	if from := rec.From; from != nil && from.Handle != 0 && k.opts.Handle != 0 && k.opts.Handle != from.Handle {
+		return nothing{}, fmt.Errorf("the key was adopted at persistent handle %#08x, and is asked for at %#08x: %w", from.Handle, k.opts.Handle, ErrOtherHandle)
 	}
 	k.rec = rec
 	if err := k.rename(); err != nil {
@@ -212,28 +229,51 @@ func (k *Key) load(l *link) error {
 	return nil
 }
 
+// keptAt is the persistent handle of the key, 0 for none.
+func (k *Key) keptAt() uint32 {
+	if from := k.rec.From; from != nil && from.Handle != 0 {
+		return from.Handle
+	}
+	return k.opts.Handle
+}
+
 // loadKey finds the key at its persistent handle, or loads its blobs, and puts
 // it at the handle if one is wanted.
 func (k *Key) loadKey(l *link, storage *object) error {
-	if k.opts.Handle != 0 {
-		found, err := l.persistent(k.opts.Handle)
+	if handle := k.keptAt(); handle != 0 {
+		found, err := l.persistent(handle)
 		if err != nil {
 			return err
 		}
 		if found != nil {
 			if !bytes.Equal(found.name.Buffer, k.rec.key.name.Buffer) {
-				return fmt.Errorf("persistent handle %#08x: %w", k.opts.Handle, ErrHandleTaken)
+				return fmt.Errorf("persistent handle %#08x: %w", handle, ErrHandleTaken)
 			}
-			k.handle, k.transient = tpm2.TPMHandle(k.opts.Handle), false
+			k.handle, k.transient = tpm2.TPMHandle(handle), false
 			return nil
 		}
 	}
-	// Part 3, section 12.2, TPM2_Load.
-	rsp, err := exec(l, tpm2.Load{
-		ParentHandle: storage.auth(tpm2.PasswordAuth(nil)),
-		InPrivate:    tpm2.TPM2BPrivate{Buffer: k.rec.Private},
-		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](k.rec.Public),
-	})
+	if err := k.loadBlobs(l, storage); err != nil || k.opts.Handle == 0 {
+		return err
+	}
+	return k.persist(l)
+}
+
+// loadBlobs loads the key under its parent.
+func (k *Key) loadBlobs(l *link, storage *object) error {
+	under := storage
+	if from := k.rec.From; from != nil {
+		if from.Handle != 0 {
+			return fmt.Errorf("the key was adopted at persistent handle %#08x, and is no more there: %w", from.Handle, ErrNothingThere)
+		}
+		p, done, err := from.Parent.load(l)
+		if err != nil {
+			return err
+		}
+		defer done()
+		under = p
+	}
+	rsp, err := l.loadUnder(under, k.rec.Public, k.rec.Private)
 	if isCode(err, tpm2.TPMRCIntegrity, tpm2.TPMRCBinding, tpm2.TPMRCSize, tpm2.TPMRCInsufficient) {
 		return fmt.Errorf("%w: the TPM does not accept the private area: %w", ErrKeyDamaged, err)
 	}
@@ -244,10 +284,7 @@ func (k *Key) loadKey(l *link, storage *object) error {
 	if !bytes.Equal(rsp.Name.Buffer, k.rec.key.name.Buffer) {
 		return l.breakOff(fmt.Errorf("%w: the loaded key has another Name", ErrMalformed))
 	}
-	if k.opts.Handle == 0 {
-		return nil
-	}
-	return k.persist(l)
+	return nil
 }
 
 // persist moves the loaded key to its persistent handle. Part 3, section
@@ -285,7 +322,7 @@ func (l *link) persistent(handle uint32) (*object, error) {
 }
 
 // HandleInfo describes the signing key at a persistent handle. It is an error
-// when there is none, or what is there is no signing key as this package makes them.
+// when there is none ([ErrNothingThere]), or what is there cannot sign telemetry ([ErrUnfit]).
 func (d *Device) HandleInfo(ctx context.Context, handle uint32) (KeyInfo, error) {
 	what := fmt.Sprintf("reading persistent handle %#08x", handle)
 	return ask(ctx, d, what, func(l *link) (info KeyInfo, err error) {
@@ -294,7 +331,7 @@ func (d *Device) HandleInfo(ctx context.Context, handle uint32) (KeyInfo, error)
 			return info, err
 		}
 		if o == nil {
-			return info, errors.New("nothing is there")
+			return info, ErrNothingThere
 		}
 		r := record{Public: o.raw}
 		if err = r.parse(); err != nil {

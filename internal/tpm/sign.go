@@ -52,21 +52,38 @@ func (k *Key) sign(l *link, digest []byte) ([]byte, error) {
 
 // authorised runs use with the loaded key and its session. When the TPM does
 // not accept the session, a new one is made and use runs once more: the TPM and we may
-// have lost step. The key is not subject to lockout, so asking twice costs nothing.
+// have lost step. A key that is made here is not subject to lockout, so asking
+// twice costs nothing. Of another one, each such answer is counted: it is asked
+// twice only after it has worked, and then never again.
 func authorised[R any](l *link, k *Key, use func(tpm2.AuthHandle) (*R, error)) (*R, error) {
 	for first := true; ; first = false {
 		if k.closed.Load() {
 			return nil, ErrClosed
+		}
+		if k.rejected != nil {
+			return nil, k.rejected
 		}
 		if err := k.load(l); err != nil {
 			return nil, err
 		}
 		k.session.uses++
 		r, err := use(tpm2.AuthHandle{Handle: k.handle, Name: k.rec.key.name, Auth: k.session.Session})
-		if first && isCode(err, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCNonce) {
-			k.session.end(l)
+		if err == nil {
+			k.signed = true
+		}
+		if !isCode(err, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCNonce) {
+			return r, err
+		}
+		k.session.end(l)
+		if first && (k.signed || !k.rec.protected()) {
 			continue
 		}
-		return r, err
+		if !isCode(err, tpm2.TPMRCNonce) {
+			err = fmt.Errorf("%w: %w", ErrWrongAuth, err)
+			if k.rec.protected() {
+				k.rejected = err
+			}
+		}
+		return nil, err
 	}
 }

@@ -27,21 +27,26 @@ const (
 	infoFile   = "key.json"
 )
 
+// Versions of the record. Who knows only the first refuses the second, which
+// has a member more.
 const (
-	recordVersion = 1
-	maxFileSize   = 64 << 10
+	recordVersion   = 1 // a key that was made here, child of the storage root key
+	importedVersion = 2 // a key that was made by others
 )
 
+const maxFileSize = 64 << 10
+
 // record is what the signing key is loaded from. Private is wrapped by the
-// storage root key and Auth is of no use without the TPM, but whoever can use this TPM
+// key's parent and Auth is of no use without the TPM, but whoever can use this TPM
 // and reads Auth can sign.
 type record struct {
-	Version       int    `json:"version"`
-	Public        []byte `json:"public"`         // TPMT_PUBLIC of the signing key
-	Private       []byte `json:"private"`        // TPM2B_PRIVATE, without its size
-	Auth          []byte `json:"auth"`           // no zero bytes
-	StoragePublic []byte `json:"storage_public"` // TPMT_PUBLIC of the storage root key, pinned
-	Name          string `json:"name,omitempty"` // of the machine, as in key.json
+	Version       int         `json:"version"`
+	Public        []byte      `json:"public"`         // TPMT_PUBLIC of the signing key
+	Private       []byte      `json:"private"`        // TPM2B_PRIVATE, without its size; null for an adopted key
+	Auth          []byte      `json:"auth"`           // no zero bytes; empty only in version 2
+	StoragePublic []byte      `json:"storage_public"` // TPMT_PUBLIC of the storage root key, pinned
+	Name          string      `json:"name,omitempty"` // of the machine, as in key.json
+	From          *provenance `json:"from,omitempty"` // version 2
 
 	// From Public.
 	key *object
@@ -88,36 +93,42 @@ func decodeStrictly(b []byte, v any) error {
 }
 
 // derive checks the record and fills in what follows from it.
-func (r *record) derive() (err error) {
-	if r.Version != recordVersion {
-		return fmt.Errorf("version %d is not known, want %d", r.Version, recordVersion)
-	}
-	if len(r.Private) == 0 || len(r.Auth) == 0 {
-		return errors.New("private area or auth value is missing")
-	}
+func (r *record) derive() error {
 	if err := checkAuth("signing key's", r.Auth); err != nil {
 		return err
 	}
 	if err := r.parse(); err != nil {
 		return err
 	}
-	_, err = parseObject(r.StoragePublic)
-	return err
+	if _, err := parseObject(r.StoragePublic); err != nil {
+		return err
+	}
+	switch {
+	case r.Version == recordVersion && r.From == nil:
+		if len(r.Private) == 0 || len(r.Auth) == 0 {
+			return errors.New("private area or auth value is missing")
+		}
+		if !r.key.madeBy(r.alg.signingTemplate()) {
+			return errors.New("the public area is not that of a signing key that was made here")
+		}
+		return nil
+	case r.Version == importedVersion && r.From != nil:
+		return r.From.check(r.Private)
+	default:
+		return fmt.Errorf("version %d is not known, want %d, or %d with the member from", r.Version, recordVersion, importedVersion)
+	}
 }
 
-// parse reads the public area, which is that of a signing key of ours.
+// parse reads the public area, which is that of a key that can sign telemetry.
 func (r *record) parse() (err error) {
 	if r.key, err = parseObject(r.Public); err != nil {
 		return err
 	}
-	for _, a := range algorithms {
-		if r.key.madeBy(a.signingTemplate()) {
-			r.alg = a
-			r.pub, err = publicKey(&r.key.public)
-			return err
-		}
+	if r.alg, err = r.key.signsWith(); err != nil {
+		return fmt.Errorf("the public area is not that of a signing key: %w", err)
 	}
-	return errors.New("the public area is not that of a signing key")
+	r.pub, err = publicKey(&r.key.public)
+	return err
 }
 
 // KeyInfo is one entry of a keys.file: what a verifier has to know of a key.

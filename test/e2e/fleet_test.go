@@ -4,7 +4,7 @@
 // process; it sees what users see: the archive, the status page, the
 // collectors' own metrics and logs.
 //
-// What it leaves out: TLS, which the demonstration runs with on every hop, and
+// What it leaves out: TLS, which package matrix and the demonstration run with on every hop, and
 // the judgement of single malformed receipts, which the unit tests do.
 package e2e
 

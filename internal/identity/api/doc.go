@@ -34,6 +34,11 @@ const (
 	PathHealth         = "/health"
 )
 
+// ServerName is what operators and owners ask for in the TLS handshake. It is no
+// name of a host: an instance serves its published port with the same TLS key, and
+// refuses this name there, so that nobody on the way leads them to the workload.
+const ServerName = "identityd.telemark.internal"
+
 // The headers of signed requests, and of the owner's registration.
 const (
 	HeaderSignature = "x-signature" // 128 lower-case hexadecimal digits

@@ -118,6 +118,7 @@ func (c *Client) dialer(pin []byte) *http.Client {
 	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: c.o.Roots}
 	if c.channel == Attested {
 		config.InsecureSkipVerify = true // the attestation names the key; see the package comment
+		config.ServerName = api.ServerName
 		if pin != nil {
 			config.VerifyConnection = func(s tls.ConnectionState) error {
 				if key := keyOf(&s); !bytes.Equal(key, pin) {

@@ -79,7 +79,13 @@ var ErrExposed = errors.New("file is open to other users")
 
 // ReadSecret reads a file of at most limit bytes, and refuses one that other
 // users can read or write.
-func ReadSecret(path string, limit int64) ([]byte, error) {
+func ReadSecret(path string, limit int64) ([]byte, error) { return read(path, limit, 0o077) }
+
+// ReadFile reads a file of at most limit bytes that need not be secret.
+func ReadFile(path string, limit int64) ([]byte, error) { return read(path, limit, 0) }
+
+// read refuses files with one of the rights.
+func read(path string, limit int64, rights os.FileMode) ([]byte, error) {
 	// O_NONBLOCK, since opening a named pipe waits for its other end.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -93,7 +99,7 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	if fi.Mode().Perm()&0o077 != 0 {
+	if fi.Mode().Perm()&rights != 0 {
 		return nil, fmt.Errorf("%w: %s (chmod 600, and think of who may have read it)", ErrExposed, path)
 	}
 	if fi.Size() > limit {

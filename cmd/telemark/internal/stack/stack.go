@@ -121,10 +121,15 @@ func (s *Stack) collectorProcess(name string, telemetry int, files []string, env
 	}
 	return &process.Process{
 		Name: name, Path: s.collector, Args: args, Log: s.o.path(name, "log.jsonl"),
+		Unset: foreign,
 		Env: append(env, "TELEMARK_CERTS="+s.o.path("certs"), "TELEMARK_STATE="+s.o.path(name),
 			"TELEMARK_REGISTRY="+s.registryURL(), "TELEMARK_METRICS_PORT="+strconv.Itoa(s.o.port(telemetry))),
 	}
 }
+
+// foreign are variables that the configurations read and that another deployment
+// may have set.
+var foreign = []string{"SSL_ENABLED", "SSL_CERT_PATH", "SSL_KEY_PATH", "SIGNATURE_ALGORITHM", "TPM2_APP_CTX_PATH", "NONCE_LENGTH"}
 
 func (s *Stack) registryURL() string { return "https://" + s.o.address(portRegistry) }
 
