@@ -16,10 +16,10 @@ func TestAuthFileThatOthersCanReadIsRefused(t *testing.T) {
 		require.NoError(t, os.Chmod(name, mode))
 		return name
 	}
-	got, err := readAuthFile(write("s3cret\n", 0o400))
+	got, err := readAuthFile(errAuthFile, write("s3cret\n", 0o400))
 	require.NoError(t, err)
 	require.Equal(t, "s3cret", string(got))
-	got, err = readAuthFile("")
+	got, err = readAuthFile(errAuthFile, "")
 	require.NoError(t, err)
 	require.Nil(t, got)
 
@@ -33,7 +33,7 @@ func TestAuthFileThatOthersCanReadIsRefused(t *testing.T) {
 		"missing":   filepath.Join(t.TempDir(), "none"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := readAuthFile(file)
+			_, err := readAuthFile(errAuthFile, file)
 			require.ErrorIs(t, err, errAuthFile)
 			require.NotContains(t, err.Error(), "s3cret")
 		})

@@ -114,6 +114,9 @@ type KeyConfig struct {
 	// without zeros (white space at the end is cut): a regular file that only
 	// its owner can read (0600 or 0400). Empty means a random one, kept in dir.
 	AuthFile string `mapstructure:"auth_file"`
+
+	// Import is a key that was made by others, for a dir that holds none.
+	Import ImportConfig `mapstructure:"import"`
 }
 
 // RetryConfig is an exponential backoff.
@@ -186,6 +189,7 @@ func (c *KeyConfig) validate() error {
 	return errors.Join(
 		check(errKeyAlgorithm, err == nil, c.Algorithm),
 		check(errKeyHandle, c.Handle == 0 || c.Handle>>23 == 0x81000000>>23, fmt.Sprintf("%#08x", c.Handle)),
+		c.Import.validate(c.Handle),
 	)
 }
 

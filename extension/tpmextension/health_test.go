@@ -38,7 +38,7 @@ func TestNothingFollowsAPermanentErrorButTheEnd(t *testing.T) {
 
 func TestOnlyWhatAskingAgainCannotMendIsPermanent(t *testing.T) {
 	for _, err := range []error{
-		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged, errStateDamaged, errEpochExceeded, tpm2.TPMRCCurve,
+		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged, tpm.ErrUnfit, tpm.ErrContext, tpm.ErrNoParent, tpm.ErrWrongAuth, errStateDamaged, errEpochExceeded, tpm2.TPMRCCurve,
 	} {
 		require.True(t, fatal(fmt.Errorf("open: %w", err)), "%v", err)
 	}

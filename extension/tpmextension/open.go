@@ -59,6 +59,7 @@ func (s *signer) open(ctx context.Context) {
 func fatal(err error) bool {
 	for _, f := range []error{
 		tpm.ErrWrongTPM, tpm.ErrHandleTaken, tpm.ErrKeyDamaged, tpm.ErrOtherAlgorithm,
+		tpm.ErrUnfit, tpm.ErrBlobs, tpm.ErrContext, tpm.ErrReference, tpm.ErrNoParent, tpm.ErrWrongAuth, tpm.ErrOtherHandle,
 		errStateDamaged, errEpochExceeded, errNonceEndpoint,
 	} {
 		if errors.Is(err, f) {
@@ -114,11 +115,19 @@ func (s *signer) openKey(ctx context.Context) error {
 		_, err = tpm.ReadKeyInfo(dir)
 		// A key.json that was edited or lost makes no key young.
 		s.opening.old = s.opening.old || !errors.Is(err, fs.ErrNotExist)
-		s.opening.key, err = s.opening.dev.OpenKey(ctx, tpm.KeyOptions{Dir: dir, Handle: s.cfg.Key.Handle, Auth: s.auth})
+		from, err := s.imports(dir)
+		if err != nil {
+			return err
+		}
+		s.opening.key, err = s.opening.dev.OpenKey(ctx, tpm.KeyOptions{Dir: dir, Handle: s.cfg.Key.Handle, Auth: s.auth, Import: from})
 		if err != nil {
 			s.opening.key = nil
 			return s.failed(ctx, err)
 		}
+		// Nobody knows what an imported key has signed before, from another
+		// directory: its epochs may not begin anew.
+		s.opening.old = s.opening.old || s.opening.key.Imported()
+		s.describe(s.opening.key)
 	}
 	return nil
 }

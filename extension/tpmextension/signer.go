@@ -68,7 +68,7 @@ type opened struct {
 
 func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host component.Host) (_ *signer, err error) {
 	s := &signer{cfg: cfg, logger: set.Logger, ready: make(chan struct{})}
-	if s.auth, err = readAuthFile(cfg.Key.AuthFile); err != nil {
+	if s.auth, err = readAuthFile(errAuthFile, cfg.Key.AuthFile); err != nil {
 		return nil, err
 	}
 	var live location.Live
