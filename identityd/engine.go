@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapio"
 
 	"github.com/telemark-otel/telemark/identityd/internal/config"
+	"github.com/telemark-otel/telemark/identityd/internal/state"
 	"github.com/telemark-otel/telemark/identityd/internal/workload"
 )
 
@@ -44,8 +45,17 @@ func openEngine(ctx context.Context, c *config.Config, logger *zap.Logger) (*eng
 		Socket: e.socket, Root: c.PodmanDir(), Config: c.PodmanConfig,
 		Output: io.MultiWriter(e.said, &zapio.Writer{Log: logger, Level: zap.DebugLevel}),
 	}
-	if err := os.MkdirAll(e.options.Root, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of podman's images: %w", err)
+	for _, dir := range []string{c.PodmanRun(), e.options.Root} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make podman's directories: %w", err)
+		}
+	}
+	// Beside the run directory need not be in memory, where that is a mount of its
+	// own: what podman keeps there decides what runs.
+	if !c.Dev {
+		if err := state.InMemory(c.PodmanRun()); err != nil {
+			return nil, fmt.Errorf("podman's directory beside --run-dir: %w; mount a tmpfs there, or one above both", err)
+		}
 	}
 	var err error
 	e.service, err = e.start(ctx)

@@ -154,7 +154,7 @@ func (p *program) fixed() api.State {
 		Version:  daemon.Version(version),
 		SSH:      api.SSH{Port: portOf(p.config.SSHListen), HostKey: api.Hex(p.ssh.Public().(ed25519.PublicKey))},
 		Storage:  api.Storage{Source: p.config.StorageKey},
-		Warnings: p.config.Warnings(), RequireV1: p.config.RequireV1, RequireTLS: p.config.RequireTLS,
+		Warnings: p.warnings(), RequireV1: p.config.RequireV1, RequireTLS: p.config.RequireTLS,
 	}
 	if p.doors.tls != nil {
 		s.TLS = &api.TLS{Port: portOf(p.doors.tls.Addr().String()), Key: p.tlsHash}

@@ -83,7 +83,7 @@ func open(ctx context.Context, c *config.Config, d *doors, logger *zap.Logger) (
 			return nil, daemon.Failed(err)
 		}
 	}
-	for _, what := range c.Warnings() {
+	for _, what := range p.warnings() {
 		logger.Warn("Not protected.", zap.String("what", what))
 	}
 	return p, nil
@@ -182,7 +182,7 @@ func (p *program) openWorkload(ctx context.Context) error {
 	p.onClose(func(context.Context) error { return p.engine.close() })
 	p.workload, err = workload.Open(ctx, workload.Options{
 		Socket: p.engine.socket, PullTimeout: p.config.PullTimeout,
-		Limits: workload.Limits{Memory: p.config.Memory, Pids: p.config.Pids},
+		Limits: workload.Limits{Memory: p.config.Memory, Pids: p.config.Pids}, Exec: p.config.PersistExec,
 	})
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/telemark-otel/telemark/identityd/internal/config"
 	"github.com/telemark-otel/telemark/internal/daemon"
@@ -43,6 +44,9 @@ func serve(cmd *cobra.Command, c *config.Config) error {
 		return err
 	}
 	defer logger.Sync() //nolint:errcheck // standard error may be a terminal
+	if err := noDumps(); err != nil {
+		return daemon.Failed(err)
+	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
@@ -77,6 +81,17 @@ func serve(cmd *cobra.Command, c *config.Config) error {
 	case <-time.After(endTimeout):
 		return daemon.Failed(fmt.Errorf("not everything came to its end within %s; the next start takes down what is left", endTimeout))
 	}
+}
+
+// noDumps keeps the kernel from writing this process's memory to the host's disk,
+// and the memory of all that are started from here: podman's service, and the
+// workload with it. 1 also keeps it from starting a program that takes dumps
+// (core(5)); 0 does not.
+func noDumps() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}); err != nil {
+		return fmt.Errorf("allow no core dumps: %w", err)
+	}
+	return nil
 }
 
 // doors are the listeners.

@@ -211,6 +211,9 @@ func (c *Config) checkRegistry() error {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Scheme != "https" && u.Scheme != "http" {
 		return fmt.Errorf("--registry-url %.128q: want http(s)://HOST[:PORT], or off", redact(c.RegistryURL))
 	}
+	if c.RegistryKey != "" && c.RegistryFirstGeneration {
+		return errors.New("--registry-first-generation: a registry whose key is pinned (--registry-key) has /v1/; leave out one of them, or anybody on the way keeps its witness out")
+	}
 	if c.RegistryCA != "" && u.Scheme != "https" {
 		return errors.New("--registry-ca: there are no certificates without https:// in --registry-url")
 	}

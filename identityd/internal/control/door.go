@@ -65,17 +65,21 @@ func (c *Control) closeDoor(ctx context.Context) {
 }
 
 // doorEmpty returns when nothing of SSH is left. The container is gone, and with
-// it every process of a session; but what copies files into the volume runs here.
+// it every process of a session; but what copies files into the volume runs here,
+// and where it hangs, it hangs on the volume, which is taken down then.
 func (c *Control) doorEmpty(ctx context.Context) error {
 	if c.door == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, closeTime)
+	waiting, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
-	if err := c.door.Close(ctx); err != nil && ctx.Err() != nil {
-		return reason.Because(reason.SSHNotClosed, err)
+	err := c.door.Close(waiting)
+	if err == nil || waiting.Err() == nil { // otherwise a process that the container took along
+		return nil
 	}
-	return nil
+	gone, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	return errors.Join(reason.Because(reason.SSHNotClosed, err), c.unmount(gone))
 }
 
 // lost says that a door that was to be open is not.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -21,6 +22,11 @@ import (
 // finished nor undone, since the disk or Podman fails, is gone on with in the
 // background: the error says why, and View.
 func (c *Control) RegisterOperator(ctx context.Context, o *request.Operator) (Outcome, error) {
+	// Nobody has to be the owner or operator to call this: who is refused anyway
+	// does not wait for a step under way, and holds no place meanwhile.
+	if v := c.o.Machine.View(); established(&v) {
+		return Outcome{}, reason.Refuse(reason.OperatorRegistered, "the state is %s", v.State)
+	}
 	if err := c.begin(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -29,8 +35,16 @@ func (c *Control) RegisterOperator(ctx context.Context, o *request.Operator) (Ou
 	return c.told(ctx, Outcome{Token: token}, err)
 }
 
+// established says that there is an operator, whatever step is under way.
+func established(v *state.View) bool {
+	return v.Linked && v.Witnessed && !v.RolledBack && v.Operator != nil
+}
+
 // RenewOperator takes the operator's signature over the instance key of this boot.
 func (c *Control) RenewOperator(ctx context.Context, who state.Role) (Outcome, error) {
+	if v := c.o.Machine.View(); established(&v) && !bytes.Equal(v.Operator.Pubkey, who.Pubkey) {
+		return Outcome{}, reason.Refuse(reason.OperatorRegistered, "only its operator can sign it anew, once after a reboot")
+	}
 	if err := c.begin(ctx); err != nil {
 		return Outcome{}, err
 	}

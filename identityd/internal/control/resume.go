@@ -154,26 +154,21 @@ func (c *Control) runAgain(ctx context.Context, v *state.View) error {
 // witnessed hears, after a reboot, who saw which counter last. Nothing runs
 // before somebody has spoken.
 func (c *Control) witnessed(ctx context.Context) error {
-	v := c.o.Machine.View()
-	if v.OwnerPending {
+	registry := c.askRegistry(ctx)
+	if c.o.Machine.View().OwnerPending {
 		k, err := c.loadKept()
 		if err != nil {
 			return err
 		}
-		if k != nil && k.Witness != nil {
+		// A tool that remembers nothing is no witness as long as there is another:
+		// the host, who owns the network too, would keep that one away.
+		if k != nil && k.Witness != nil && (*k.Witness != 0 || registry == nil) {
 			if err := c.o.Machine.Witness(state.OwnerTool, *k.Witness); err != nil {
 				return err
 			}
 		}
 	}
-	if v.RegistryPending && c.o.Registrar != nil {
-		asking, cancel := context.WithTimeout(ctx, tellTime)
-		defer cancel()
-		if err := c.o.Registrar.Witness(asking); err != nil {
-			c.log.Warn("the registry did not say which counter it saw last", zap.Error(err))
-		}
-	}
-	v = c.o.Machine.View()
+	v := c.o.Machine.View()
 	switch {
 	case v.RolledBack:
 		return reason.Refuse(reason.StateRollback, "the disk was set back")
@@ -181,6 +176,24 @@ func (c *Control) witnessed(ctx context.Context) error {
 		return reason.Refuse(reason.StateUnwitnessed, "neither registry nor owner has spoken")
 	}
 	return nil
+}
+
+// askRegistry returns nil when the registry has spoken, or there is none whose
+// word is worth anything.
+func (c *Control) askRegistry(ctx context.Context) error {
+	if !c.o.Machine.View().RegistryPending || c.o.Registrar == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	err := c.o.Registrar.Witness(ctx)
+	if err != nil {
+		c.log.Warn("the registry did not say which counter it saw last", zap.Error(err))
+	}
+	if reason.Of(err) == reason.RegistryUnpinned {
+		return nil
+	}
+	return err
 }
 
 // down ends everything: SSH, the container, the volume.

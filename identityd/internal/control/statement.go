@@ -31,8 +31,8 @@ func (c *Control) statement() *statement.Statement {
 		TLSKey: c.o.TLSKey, SSHHostKey: api.Hex(c.o.SSHHostKey.Public().(ed25519.PublicKey)), Storage: string(c.o.Source),
 		Log: log,
 	}
-	if !v.Linked {
-		return s
+	if !v.Linked || !v.Witnessed && !v.RolledBack {
+		return s // the disk may have been set back, for all that is known
 	}
 	s.State, s.Counter, s.Origin = string(v.State), v.Counter, v.Origin
 	if v.Link != nil {

@@ -95,13 +95,11 @@ func (c *Control) unlock(ctx context.Context, u *request.Unlock) error {
 			return errors.Join(err, c.unmount(ctx), c.forgetKey())
 		}
 	}
-	if err := c.witnessed(ctx); err != nil {
-		return errors.Join(err, c.resume(ctx))
-	}
-	// The storage is unlocked and stays so, whatever becomes of the container:
-	// that stands in View, and is tried again.
+	err = c.witnessed(ctx)
+	// The storage is unlocked and stays so, whatever becomes of the container, and
+	// who has not spoken yet is asked again: that stands in View.
 	c.bringBack(ctx)
-	return nil
+	return err
 }
 
 // openVolume mounts the volume with a key that came now. It is kept only once it

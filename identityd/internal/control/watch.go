@@ -60,7 +60,11 @@ func (c *Control) watch(ctx context.Context) {
 }
 
 func (c *Control) mend(ctx context.Context) {
-	ctx, cancel := outside(ctx)
+	if c.closed {
+		return // nothing comes back that was ended
+	}
+	// It may be broken off: the next start goes on with it.
+	ctx, cancel := context.WithTimeout(ctx, outsideTime)
 	defer cancel()
 	v := c.o.Machine.View()
 	if v.RolledBack {

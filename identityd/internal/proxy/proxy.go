@@ -21,11 +21,13 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/httpd"
+	"github.com/telemark-otel/telemark/internal/identity/api"
 )
 
 // Options of New.
@@ -70,7 +72,7 @@ func New(o Options) (*Proxy, error) {
 	protocols.SetHTTP2(true)
 	p.server = &http.Server{
 		Handler:           p.handler(log),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: o.GetCertificate},
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: o.GetCertificate, GetConfigForClient: notTheAPI},
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128},
 		ReadHeaderTimeout: o.HeaderTimeout,
@@ -79,6 +81,15 @@ func New(o Options) (*Proxy, error) {
 		ErrorLog:          log,
 	}
 	return p, nil
+}
+
+// notTheAPI refuses who asks for identityd itself: the key is the same here, and
+// what answers is the workload.
+func notTheAPI(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), api.ServerName) {
+		return nil, errors.New("operators and owners are led to the published port")
+	}
+	return nil, nil
 }
 
 func defaults(o *Options) {

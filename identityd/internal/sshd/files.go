@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxOpen    = 64    // files of one session at once
+	maxOpen    = 64    // files and listings of one session at once
 	maxEntries = 65536 // of a directory that is listed
 )
 
@@ -278,7 +278,9 @@ func mkdir(root *os.Root, name string, r *sftp.Request) error {
 	if err := root.Mkdir(name, mode(r, 0o755)); err != nil {
 		return err
 	}
-	f, err := root.Open(name)
+	// The workload may have put something else there meanwhile, on which opening
+	// would wait.
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

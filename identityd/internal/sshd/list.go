@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -22,7 +23,16 @@ func (t *tree) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 		if !ok {
 			return t.listVirtual(r.Filepath)
 		}
-		return list(root, name)
+		// What is listed is held until the client closes it, as a file is.
+		if !t.take() {
+			return nil, sftp.ErrSSHFxFailure
+		}
+		entries, err := list(root, name)
+		if err != nil {
+			t.give()
+			return nil, err
+		}
+		return &listing{lister: entries, tree: t}, nil
 	case "Stat":
 		if !ok {
 			return t.statVirtual(r.Filepath)
@@ -48,7 +58,20 @@ func (t *tree) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
 	return one(root.Lstat(name))
 }
 
-func list(root *os.Root, name string) (sftp.ListerAt, error) {
+// listing counts itself out when it is closed.
+type listing struct {
+	lister
+	tree *tree
+	once sync.Once
+}
+
+// Close implements io.Closer.
+func (l *listing) Close() error {
+	l.once.Do(l.tree.give)
+	return nil
+}
+
+func list(root *os.Root, name string) (lister, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, plain(err)

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/telemark-otel/telemark/internal/httpd"
 )
 
 // Config says who may come in, and how long and how often.
@@ -199,8 +202,8 @@ func (s *Server) isClosed() bool {
 	return s.closed
 }
 
-// admit makes room for an unknown connection by closing the oldest one: silent
-// ones must not lock the owner out.
+// admit makes room for an unknown connection by closing another one: neither
+// silent ones nor many of one machine must lock the owner out.
 func (s *Server) admit(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,12 +211,32 @@ func (s *Server) admit(conn net.Conn) bool {
 		return false
 	}
 	if len(s.unknown) >= s.config.MaxUnknown {
-		_ = s.unknown[0].Close()
-		s.unknown = s.unknown[1:]
+		i := s.crowd()
+		_ = s.unknown[i].Close()
+		s.unknown = slices.Delete(s.unknown, i, i+1)
 	}
 	s.unknown = append(s.unknown, conn)
 	s.work.Add(1)
 	return true
+}
+
+// crowd is the oldest unknown connection of the client that has most.
+func (s *Server) crowd() int {
+	of, most, first := map[string]int{}, 0, 0
+	for _, conn := range s.unknown {
+		of[client(conn)]++
+		most = max(most, of[client(conn)])
+	}
+	for i, conn := range slices.Backward(s.unknown) {
+		if of[client(conn)] == most {
+			first = i
+		}
+	}
+	return first
+}
+
+func client(conn net.Conn) string {
+	return httpd.Bucket(httpd.Address(conn.RemoteAddr().String()))
 }
 
 // settle moves a connection from the unknown ones to the owner's, or away.

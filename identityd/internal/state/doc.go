@@ -24,7 +24,11 @@
 // machine is unlinked, with a new instance key, until Link was given the
 // identity that was kept inside the encrypted volume. That volume lies on the
 // same disk and is set back with it, so that somebody outside has to say which
-// counter they saw last (Witness) before anything is opened again.
+// counter they saw last (Witness) before anything is opened again. What they say
+// is held against the counter that the disk came with when they had last been
+// heard: rebooting and linking do not raise that. A volume that is set back alone
+// is noticed when it is older than the last step that was finished; files that
+// changed in it since are not.
 //
 // What it leaves out: it verifies no signature (package request does), mounts
 // nothing, starts nothing, and does not speak to the registry. It cannot tell

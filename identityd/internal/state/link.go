@@ -23,14 +23,15 @@ type identity struct {
 }
 
 // Identity returns what the caller keeps inside the encrypted volume, in a file
-// of mode 0600 that is replaced whole: before RegisterOwner is finished, and
-// better again after every step, since a state older than it is refused.
+// of mode 0600 that is replaced whole, durably before a step is finished: from then
+// on neither a state that is older than it is taken nor a volume without it.
 func (m *Machine) Identity() ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.run.linked() {
 		return nil, reason.Refuse(reason.StateUnlinked, "the storage is locked")
 	}
+	m.given = m.rec.Counter
 	return json.Marshal(&identity{1, m.run.OriginSeed, m.run.MACKey, m.rec.Counter})
 }
 
@@ -84,6 +85,9 @@ func (m *Machine) Link(now time.Time, content []byte, owner Role) error {
 	}
 	if r.Counter < id.Counter {
 		return reason.Refuse(reason.StateRollback, "its counter is %d, and the volume saw %d", r.Counter, id.Counter)
+	}
+	if id.Counter < r.Kept {
+		return reason.Refuse(reason.StateRollback, "the volume is of counter %d, and held %d before", id.Counter, r.Kept)
 	}
 	if !bytes.Equal(owner.Pubkey, r.Owner.Pubkey) {
 		return reason.Refuse(reason.OwnerRegistered, "another key is the owner's")

@@ -34,6 +34,7 @@ type Machine struct {
 	rec    record // what is durable; unlinked: a claim
 	found  []byte // unlinked: the file as it was read
 	burned uint64 // the highest counter that a file may bear, written whole or not
+	given  uint64 // the counter of the identity that was asked for last, 0 for none
 }
 
 // Open comes back to the last completed state. A file that was changed, is of

@@ -134,6 +134,9 @@ type record struct {
 	Retry    api.Hex   `json:"retry,omitempty"`    // the one whose step was undone and may be sent again
 	Owed     uint64    `json:"owed,omitempty"`     // the counter of the last thing that the registry should hear of
 
+	// Kept is the counter of the identity that the volume held for certain when the
+	// last step was finished: a volume with an older one was set back by itself.
+	Kept uint64 `json:"kept,omitempty"`
 	// For each witness that has not spoken since a reboot: the counter that the
 	// disk came with then. Linking raises the counter, so that later reboots keep
 	// the first one's: a disk that was set back must not climb to what was seen.

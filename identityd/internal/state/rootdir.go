@@ -84,6 +84,23 @@ func (d *Root) private(onDisk bool) error {
 	return nil
 }
 
+// InMemory refuses a directory that lies on a disk.
+func InMemory(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return reason.Because(reason.RunDirUnsafe, err)
+	}
+	defer func() { _ = dir.Close() }()
+	inMemory, err := isInMemory(dir)
+	if err == nil && !inMemory {
+		err = fmt.Errorf("%.256q is not on a tmpfs", path)
+	}
+	if err != nil {
+		return reason.Because(reason.RunDirUnsafe, err)
+	}
+	return nil
+}
+
 func (d *Root) lockOut() error {
 	f, err := d.root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -85,3 +85,23 @@ func TestClockThatIsSetBackDoesNotSpoilTheFacts(t *testing.T) {
 	require.False(t, ssh.ListenerClosed.Before(ssh.Opened), "%v", ssh)
 	require.False(t, ssh.SessionsEnded.Before(ssh.ListenerClosed), "%v", ssh)
 }
+
+// The host can set back the volume alone, with what was planted in it while SSH was
+// open, and leave the newest state beside it.
+func TestVolumeThatIsSetBackAloneIsARollback(t *testing.T) {
+	v := newVM(t)
+	m := v.start()
+	early := owned(t, m)
+	p, err := m.Configure(t0, body(1), work("app:1"))
+	require.NoError(t, err)
+	require.NoError(t, p.Resolve(digestA))
+	kept, err := m.Identity()
+	require.NoError(t, err)
+	require.NoError(t, p.Finish())
+
+	v.reboot(false)
+	m = v.start()
+	refused(t, m.Link(t0, early, role(m, owner)), reason.StateRollback)
+	require.False(t, m.View().Linked)
+	require.NoError(t, m.Link(t0, kept, role(m, owner)))
+}

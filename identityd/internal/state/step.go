@@ -241,6 +241,7 @@ func (p *Pending) Finish() error {
 		return reason.Refuse(reason.Internal, "step %.32q is unknown", s.Kind)
 	}
 	next.Owed = max(p.m.burned, next.Counter) + 1
+	next.Kept = max(next.Kept, p.m.given)
 	return p.m.write(next, nil)
 }
 

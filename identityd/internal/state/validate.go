@@ -14,7 +14,7 @@ import (
 
 // validate looks at what every state has to be, whoever wrote it.
 func (r *record) validate() error {
-	if r.Counter == 0 || r.Counter > MaxCounter || r.Owed > r.Counter {
+	if r.Counter == 0 || r.Counter > MaxCounter || max(r.Owed, r.Kept) > r.Counter {
 		return errors.New("counters are out of bounds")
 	}
 	if !plain(r.Boot, 64) || len(r.Origin) != ed25519.PublicKeySize || len(r.Instance) != ed25519.PublicKeySize {

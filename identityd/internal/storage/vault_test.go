@@ -13,10 +13,39 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/telemark-otel/telemark/internal/transittest"
 )
 
+// engine is a stand-in for the real one.
+type engine struct{ *transittest.Engine }
+
+func newEngine(t *testing.T) *engine {
+	t.Helper()
+	return &engine{transittest.New(t)}
+}
+
+// options are for Vault; token is asked for at each call.
+func (e *engine) options(token func(context.Context) (string, error)) VaultOptions {
+	if token == nil {
+		token = func(context.Context) (string, error) { return transittest.Token, nil }
+	}
+	return VaultOptions{Address: e.URL, Key: transittest.Key, Token: token, Transport: e.Transport()}
+}
+
+func (e *engine) source(t *testing.T, edits ...func(*VaultOptions)) Source {
+	t.Helper()
+	o := e.options(nil)
+	for _, edit := range edits {
+		edit(&o)
+	}
+	s, err := Vault(o)
+	require.NoError(t, err)
+	return s
+}
+
 func TestVaultKeepsTheKeyOfAVolume(t *testing.T) {
-	e, path := newTransit(t), place(t)
+	e, path := newEngine(t), place(t)
 	d := open(t, path)
 	source := e.source(t)
 	require.Empty(t, source.Warning())
@@ -40,7 +69,7 @@ func TestVaultKeepsTheKeyOfAVolume(t *testing.T) {
 }
 
 func TestSealedKeyOfAnotherVolumeIsRefused(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	source := e.source(t)
 	key, sealed, err := source.Create(t.Context(), ID{1})
 	require.NoError(t, err)
@@ -60,17 +89,15 @@ func TestSealedKeyOfAnotherVolumeIsRefused(t *testing.T) {
 }
 
 func TestTokenIsReadAtEachCall(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	token := "s.first"
-	e.tokens = map[string]bool{"s.first": true}
+	e.Allow("s.first")
 	source, err := Vault(e.options(func(context.Context) (string, error) { return token, nil }))
 	require.NoError(t, err)
 	_, sealed, err := source.Create(t.Context(), ID{1})
 	require.NoError(t, err)
 	// The first runs out and is replaced.
-	e.mu.Lock()
-	e.tokens = map[string]bool{"s.second": true}
-	e.mu.Unlock()
+	e.Allow("s.second")
 	_, err = source.Release(t.Context(), ID{1}, sealed)
 	refused(t, SourceFailed, err)
 	require.ErrorContains(t, err, "permission denied")
@@ -78,38 +105,38 @@ func TestTokenIsReadAtEachCall(t *testing.T) {
 	token = "s.second"
 	_, err = source.Release(t.Context(), ID{1}, sealed)
 	require.NoError(t, err)
-	require.Equal(t, []string{"s.first", "s.first", "s.second"}, e.calls(), "403 is not tried again")
+	require.Equal(t, []string{"s.first", "s.first", "s.second"}, e.Calls(), "403 is not tried again")
 
 	source, err = Vault(e.options(func(context.Context) (string, error) { return "", errors.New("expired") }))
 	require.NoError(t, err)
 	_, _, err = source.Create(t.Context(), ID{1})
 	refused(t, SourceFailed, err)
-	require.Empty(t, e.calls())
+	require.Empty(t, e.Calls())
 }
 
 func TestEngineThatFailsForAMomentIsAskedAgain(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	source := e.source(t)
 	sealedNow := func(w http.ResponseWriter, _ *http.Request) {
-		transitError(w, http.StatusServiceUnavailable, "Vault is sealed")
+		transittest.Fail(w, http.StatusServiceUnavailable, "Vault is sealed")
 	}
-	e.next(sealedNow, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	e.Next(sealedNow, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	_, _, err := source.Create(t.Context(), ID{1})
 	require.NoError(t, err)
-	require.Len(t, e.calls(), vaultAttempts)
+	require.Len(t, e.Calls(), vaultAttempts)
 
-	e.next(sealedNow, sealedNow, sealedNow)
+	e.Next(sealedNow, sealedNow, sealedNow)
 	_, _, err = source.Create(t.Context(), ID{1})
 	refused(t, SourceFailed, err)
 	require.ErrorContains(t, err, "Vault is sealed")
-	require.Len(t, e.calls(), vaultAttempts)
+	require.Len(t, e.Calls(), vaultAttempts)
 }
 
 func TestEngineThatHangsHoldsNobodyUp(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	released := make(chan struct{})
 	t.Cleanup(func() { close(released) })
-	e.next(func(http.ResponseWriter, *http.Request) { <-released })
+	e.Next(func(http.ResponseWriter, *http.Request) { <-released })
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	began := time.Now()
@@ -118,7 +145,7 @@ func TestEngineThatHangsHoldsNobodyUp(t *testing.T) {
 	require.Less(t, time.Since(began), 5*time.Second)
 
 	// The disk's own limit holds too, and nothing is left of the volume.
-	e.next(func(http.ResponseWriter, *http.Request) { <-released })
+	e.Next(func(http.ResponseWriter, *http.Request) { <-released })
 	path := place(t)
 	d := open(t, path, func(o *Options) { o.MountTimeout = 200 * time.Millisecond })
 	refused(t, SourceFailed, d.Create(t.Context(), ID{1}, e.source(t)))
@@ -134,8 +161,8 @@ func TestRedirectDoesNotCarryTheToken(t *testing.T) {
 	}))
 	t.Cleanup(elsewhere.Close)
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		e := newTransit(t)
-		e.next(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, status) })
+		e := newEngine(t)
+		e.Next(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, status) })
 		_, _, err := e.source(t).Create(t.Context(), ID{1})
 		refused(t, SourceFailed, err)
 		require.ErrorContains(t, err, "not followed")
@@ -144,11 +171,11 @@ func TestRedirectDoesNotCarryTheToken(t *testing.T) {
 }
 
 func TestEnvironmentDoesNotLeadElsewhere(t *testing.T) {
-	e := newTransit(t)
-	elsewhere := newTransit(t)
+	e := newEngine(t)
+	elsewhere := newEngine(t)
 	for _, prefix := range []string{"BAO_", "VAULT_"} {
-		t.Setenv(prefix+"ADDR", elsewhere.server.URL)
-		t.Setenv(prefix+"AGENT_ADDR", elsewhere.server.URL)
+		t.Setenv(prefix+"ADDR", elsewhere.URL)
+		t.Setenv(prefix+"AGENT_ADDR", elsewhere.URL)
 		t.Setenv(prefix+"TOKEN", "s.environment")
 		t.Setenv(prefix+"NAMESPACE", "other")
 		t.Setenv(prefix+"MAX_RETRIES", "99")
@@ -156,14 +183,14 @@ func TestEnvironmentDoesNotLeadElsewhere(t *testing.T) {
 	var namespace string
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		namespace += r.Header.Get("X-Vault-Namespace")
-		transitError(w, http.StatusInternalServerError, "no")
+		transittest.Fail(w, http.StatusInternalServerError, "no")
 	}
-	e.next(refuse, refuse, refuse)
+	e.Next(refuse, refuse, refuse)
 	_, _, err := e.source(t).Create(t.Context(), ID{1})
 	refused(t, SourceFailed, err)
 	require.Empty(t, namespace)
-	require.Equal(t, []string{transitToken, transitToken, transitToken}, e.calls())
-	require.Empty(t, elsewhere.calls())
+	require.Equal(t, []string{transittest.Token, transittest.Token, transittest.Token}, e.Calls())
+	require.Empty(t, elsewhere.Calls())
 }
 
 func TestAnswersOfTheEngineThatAreRefused(t *testing.T) {
@@ -196,8 +223,8 @@ func TestAnswersOfTheEngineThatAreRefused(t *testing.T) {
 		}, SourceFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := newTransit(t)
-			e.next(c.handler)
+			e := newEngine(t)
+			e.Next(c.handler)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			_, err := e.source(t).Release(ctx, ID{1}, []byte("vault:v1:x"))
@@ -206,14 +233,14 @@ func TestAnswersOfTheEngineThatAreRefused(t *testing.T) {
 			require.Less(t, len(err.Error()), 1000)
 		})
 	}
-	e := newTransit(t)
-	e.next(answer(`{"data":{"ciphertext":"` + strings.Repeat("x", maxSealed+1) + `"}}`))
+	e := newEngine(t)
+	e.Next(answer(`{"data":{"ciphertext":"` + strings.Repeat("x", maxSealed+1) + `"}}`))
 	_, _, err := e.source(t).Create(t.Context(), ID{1})
 	refused(t, SourceFailed, err)
 }
 
 func TestVaultOptionsThatAreRefused(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	for name, edit := range map[string]func(*VaultOptions){
 		"plain HTTP":         func(o *VaultOptions) { o.Address = "http://vault:8200" },
 		"no scheme":          func(o *VaultOptions) { o.Address = "vault:8200" },
@@ -236,9 +263,9 @@ func TestVaultOptionsThatAreRefused(t *testing.T) {
 }
 
 func TestUnknownServerIsNotTrustedWithTheToken(t *testing.T) {
-	e := newTransit(t)
+	e := newEngine(t)
 	source := e.source(t, func(o *VaultOptions) { o.Transport = nil })
 	_, _, err := source.Create(t.Context(), ID{1})
 	refused(t, SourceFailed, err)
-	require.Empty(t, e.calls())
+	require.Empty(t, e.Calls())
 }

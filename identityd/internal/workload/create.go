@@ -149,8 +149,7 @@ func (m *Manager) request(s *Spec, phase Phase, hash string) *createRequest {
 	}
 	for _, mount := range s.Mounts {
 		r.Mounts = append(r.Mounts, createMount{
-			mount.Target, "bind", mount.Source,
-			[]string{"bind", "rw", "rprivate", "noexec", "nosuid", "nodev"},
+			mount.Target, "bind", mount.Source, append([]string{"bind", "rw", "rprivate"}, m.opts.confined()...),
 		})
 	}
 	if phase == Published {
@@ -158,6 +157,14 @@ func (m *Manager) request(s *Spec, phase Phase, hash string) *createRequest {
 		r.PortMappings = []portMapping{{s.Port, s.HostPort, s.hostIP(), "tcp"}}
 	}
 	return r
+}
+
+// confined are the options that a persisted directory has to be mounted with.
+func (o *Options) confined() []string {
+	if o.Exec {
+		return []string{"nosuid", "nodev"}
+	}
+	return []string{"noexec", "nosuid", "nodev"}
 }
 
 func (s *Spec) hostIP() string {

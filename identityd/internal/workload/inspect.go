@@ -153,19 +153,33 @@ func (m *Manager) verify(c *containerInspect, want *createRequest) error {
 	}
 	ids := strings.Join([]string{"0", strconv.Itoa(idBase), strconv.Itoa(idCount)}, ":")
 	check("user namespace", h.IDMappings != nil && slices.Equal(h.IDMappings.UIDMap, []string{ids}) && slices.Equal(h.IDMappings.GIDMap, []string{ids}))
-	ports := 0
-	for _, bindings := range h.PortBindings {
-		ports += len(bindings)
-	}
-	check("ports", ports == len(want.PortMappings))
-	check("mounts", mountsAsAsked(c, want))
+	check("ports", portsAsAsked(c, want))
+	check("mounts", m.mountsAsAsked(c, want))
 	if wrong != "" {
 		return refuse(NotHardened, "podman made a container with other settings than asked for: %s", wrong)
 	}
 	return nil
 }
 
-func mountsAsAsked(c *containerInspect, want *createRequest) bool {
+// portsAsAsked also looks at the address: a port for the proxy on loopback must not
+// be open to everybody.
+func portsAsAsked(c *containerInspect, want *createRequest) bool {
+	ports := 0
+	for inside, bindings := range c.HostConfig.PortBindings {
+		for _, b := range bindings {
+			ports++
+			if !slices.ContainsFunc(want.PortMappings, func(w portMapping) bool {
+				return inside == strconv.Itoa(int(w.ContainerPort))+"/tcp" && b.HostPort == strconv.Itoa(int(w.HostPort)) &&
+					(b.HostIP == w.HostIP || b.HostIP == "" && w.HostIP == "0.0.0.0")
+			}) {
+				return false
+			}
+		}
+	}
+	return ports == len(want.PortMappings)
+}
+
+func (m *Manager) mountsAsAsked(c *containerInspect, want *createRequest) bool {
 	binds := 0
 	for _, mount := range c.Mounts {
 		if mount.Type != "bind" {
@@ -178,7 +192,7 @@ func mountsAsAsked(c *containerInspect, want *createRequest) bool {
 		if !asked {
 			return false
 		}
-		for _, option := range []string{"noexec", "nosuid", "nodev"} {
+		for _, option := range m.opts.confined() {
 			if !slices.Contains(mount.Options, option) {
 				return false
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -71,21 +72,35 @@ func StartService(ctx context.Context, opts ServiceOptions) (*Service, error) {
 	if opts.Config != "" {
 		s.cmd.Env = append(s.cmd.Env, "CONTAINERS_CONF="+opts.Config)
 	}
-	// A signal from a terminal to us is not for Podman; our end is.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A signal from a terminal to us is not for Podman; our end is, however it
+	// comes: one more service would be left by each crash.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	s.cmd.WaitDelay = time.Second
-	if err := s.cmd.Start(); err != nil {
+	if err := s.start(); err != nil {
 		return nil, &Error{PodmanMissing, "start podman", err}
 	}
-	go func() {
-		s.err = s.cmd.Wait()
-		close(s.ended)
-	}()
 	if err := s.ready(ctx); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Service) start() error {
+	started := make(chan error)
+	go func() {
+		// The signal is sent when the starting thread ends: it stays here until
+		// the service has.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			s.err = s.cmd.Wait()
+			close(s.ended)
+		}
+	}()
+	return <-started
 }
 
 func (o *ServiceOptions) complete(dir string) {

@@ -101,7 +101,8 @@ func (s *Spec) hash(phase Phase, opts *Options) (string, error) {
 		Spec    *Spec
 		Limits  Limits
 		LogPath string
-	}{hardeningVersion, phase, s, opts.Limits, opts.LogPath})
+		Exec    bool
+	}{hardeningVersion, phase, s, opts.Limits, opts.LogPath, opts.Exec})
 	if err != nil {
 		return "", &Error{SpecInvalid, "encode the container's description", err}
 	}

@@ -39,6 +39,9 @@ type Options struct {
 	LogPath     string        // file for the workload's output; "": beside Podman's storage
 	PullTimeout time.Duration // of a pull, an export or an import; default 15 minutes
 	MaxArchive  int64         // bytes of an exported image; default 16 GiB
+	// Exec lets programs in persisted directories be executed. Off, since what was
+	// planted there while SSH was open outlives its closing.
+	Exec bool
 }
 
 // Manager looks after the container. Its methods may be called at any time by
