@@ -50,7 +50,7 @@ func startUp(t *testing.T, dir string) *development {
 			t.Cleanup(func() { _ = d.cmd.Process.Kill() })
 			return d
 		}
-		<-d.ended
+		require.Error(t, <-d.ended)
 		require.Contains(t, d.errOut.String(), "is taken")
 	}
 	require.FailNow(t, "no free ports were found")
