@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,17 +248,18 @@ func TestPortThatIsTakenLeavesTheDoorOpen(t *testing.T) {
 }
 
 // endless is a body of so many bytes that costs nothing to have.
-type endless struct{ left int64 }
+type endless struct{ left atomic.Int64 }
 
 func (e *endless) Read(b []byte) (int, error) {
-	if e.left <= 0 {
+	left := e.left.Load()
+	if left <= 0 {
 		return 0, io.EOF
 	}
-	n := min(int64(len(b)), e.left)
+	n := min(int64(len(b)), left)
 	for i := range n {
 		b[i] = ' '
 	}
-	e.left -= n
+	e.left.Add(-n) // the client may go on reading after its request has ended
 	return int(n), nil
 }
 
@@ -265,7 +267,8 @@ func TestBodyOfAGigabyteIsRefused(t *testing.T) {
 	t.Parallel()
 	v := newVM(t)
 	for _, announced := range []bool{true, false} {
-		body := &endless{1 << 30}
+		body := new(endless)
+		body.left.Store(1 << 30)
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, v.URL+"/workload/configure", io.NopCloser(body))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", "application/json")
@@ -280,7 +283,7 @@ func TestBodyOfAGigabyteIsRefused(t *testing.T) {
 			require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
 			require.Contains(t, string(b), "body_too_large")
 		}
-		require.Greater(t, body.left, int64(900<<20), "it was not read")
+		require.Greater(t, body.left.Load(), int64(900<<20), "it was not read")
 	}
 	require.Equal(t, "fresh", v.state().State)
 }
