@@ -27,6 +27,7 @@ type tpmExtension struct {
 	cfg     *Config
 	set     extension.Settings
 	streams streamNames
+	pending pendings
 
 	mu     sync.RWMutex
 	signer *signer // nil before Start and after Shutdown
@@ -102,6 +103,11 @@ func (e *tpmExtension) OpenStream(name string) (unique string, release func()) {
 	return e.streams.acquire(name)
 }
 
+// WatchPending has pending called for Status until stop.
+func (e *tpmExtension) WatchPending(stream string, pending func() (blocks int, bytes int64)) (stop func()) {
+	return e.pending.watch(stream, pending)
+}
+
 // Ready reports whether the TPM is there and the last attempt to sign, if
 // there was one, succeeded.
 func (e *tpmExtension) Ready() bool {
@@ -129,5 +135,7 @@ func (e *tpmExtension) Status() signing.Status {
 	if s == nil {
 		return signing.Status{State: stateStopped.String(), Device: e.cfg.Device, Audience: e.cfg.Audience}
 	}
-	return s.status(time.Now())
+	status := s.status(time.Now())
+	status.Pending = e.pending.ask()
+	return status
 }

@@ -27,6 +27,9 @@ type Status struct {
 
 	// Waiting counts blocks without receipt, the group in flight included.
 	Waiting int `json:"waiting"`
+	// Pending is what each stream has accepted and not yet handed on, signed or
+	// not.
+	Pending map[string]Pending `json:"pending,omitempty"`
 	// LastSigned is when the last group was signed, LastSigningSeconds how
 	// long the TPM took for it.
 	LastSigned         time.Time `json:"last_signed,omitzero"`
@@ -39,6 +42,12 @@ type Status struct {
 
 	// Enrolment is where the key stands at the registry, absent without one.
 	Enrolment *Enrolment `json:"enrolment,omitempty"`
+}
+
+// Pending is how much of a stream waits.
+type Pending struct {
+	Blocks int   `json:"blocks"`
+	Bytes  int64 `json:"bytes"`
 }
 
 // Enrolment is what an agent knows of its key at the registry.

@@ -34,6 +34,13 @@ type committer interface {
 	Ready() bool
 }
 
+// watcher is a committer that shows what is pending.
+type watcher interface {
+	// WatchPending has pending called for status pages, at any time and by anybody,
+	// until stop, which may be called twice.
+	WatchPending(stream string, pending func() (blocks int, bytes int64)) (stop func())
+}
+
 const committerType = "tpm"
 
 // Errors of Start and of requests at the wrong time.
@@ -136,10 +143,18 @@ func (s *signer) Start(ctx context.Context, host component.Host) (err error) {
 	if err != nil {
 		return errors.Join(err, pending.close(ctx))
 	}
-	r := newRun(s, tpm, stream, closeStream, pending, newMeters(builder, stream))
+	stopWatching := func() {}
+	release := func() {
+		stopWatching()
+		closeStream()
+	}
+	r := newRun(s, tpm, stream, release, pending, newMeters(builder, stream))
 	if err := r.start(ctx); err != nil {
 		builder.Shutdown()
 		return errors.Join(err, pending.close(ctx))
+	}
+	if w, ok := tpm.(watcher); ok {
+		stopWatching = w.WatchPending(stream, r.queue.size)
 	}
 	s.running.Store(r)
 	return nil

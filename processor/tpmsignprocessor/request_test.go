@@ -134,6 +134,35 @@ func TestKeyListThatNoReceiptHoldsIsRefused(t *testing.T) {
 	require.Equal(t, []string{"a"}, next.accepted())
 }
 
+// watching is a TPM that shows what is pending.
+type watching struct {
+	*fakeTPM
+	asked map[string]func() (int, int64)
+}
+
+func (w *watching) WatchPending(stream string, pending func() (int, int64)) func() {
+	w.asked[stream] = pending
+	return func() { delete(w.asked, stream) }
+}
+
+func TestPendingIsShownToWhomeverWatchesUntilTheEnd(t *testing.T) {
+	tpm := &watching{fakeTPM: newFakeTPM(t, 1), asked: map[string]func() (int, int64){}}
+	next := newVerifier(block.Logs)
+	s, _, _ := metered(t, testConfig(), next)
+	s.start(fakeHost{tpmID: tpm})
+	require.Len(t, tpm.asked, 1)
+	tpm.unready.Store(true)
+	require.NoError(t, s.send(batch(block.Logs, []string{"a"}, []string{"b"})))
+	for _, pending := range tpm.asked {
+		blocks, bytes := pending()
+		require.Equal(t, 2, blocks)
+		require.Positive(t, bytes)
+	}
+	tpm.unready.Store(false)
+	s.stop()
+	require.Empty(t, tpm.asked)
+}
+
 func TestPendingIsMetered(t *testing.T) {
 	next := newVerifier(block.Logs)
 	s, tel, _ := metered(t, testConfig(func(c *Config) { c.Pending.MaxBlocks = 3 }), next)

@@ -3,11 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,7 +122,7 @@ func (d *demo) writeLines(ctx context.Context, a *agent, length time.Duration) e
 // runApplication runs the SDK application beside an agent. It knows the
 // agent's OTLP endpoint and nothing else.
 func (d *demo) runApplication(ctx context.Context, a *agent, length time.Duration) error {
-	cmd := exec.CommandContext(ctx, d.app, "-for", length.String())
+	cmd := exec.CommandContext(ctx, d.app, "-for", length.String(), "-signals", "traces")
 	cmd.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+a.otlp)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -131,12 +130,12 @@ func (d *demo) runApplication(ctx context.Context, a *agent, length time.Duratio
 	if err != nil {
 		return fmt.Errorf("SDK application beside %s: %w\n%s", a.name, err, stderr.String())
 	}
-	spans, err := strconv.Atoi(strings.TrimSpace(string(out)))
-	if err != nil {
+	var sent struct{ Spans int }
+	if err := json.Unmarshal(out, &sent); err != nil {
 		return fmt.Errorf("SDK application beside %s: %w", a.name, err)
 	}
 	d.counts.mu.Lock()
 	defer d.counts.mu.Unlock()
-	d.counts.spans[a.name] = spans
+	d.counts.spans[a.name] = sent.Spans
 	return nil
 }

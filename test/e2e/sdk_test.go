@@ -2,11 +2,10 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,8 +37,9 @@ func TestUnawareApplication(t *testing.T) {
 	run.Stderr = &stderr
 	out, err = run.Output()
 	require.NoError(t, err, "%s", stderr.Bytes())
-	ended, err := strconv.Atoi(strings.TrimSpace(string(out)))
-	require.NoError(t, err)
+	var sent struct{ Spans, Orders, Records int }
+	require.NoError(t, json.Unmarshal(out, &sent))
+	ended := sent.Spans
 	require.Greater(t, ended, 300)
 
 	f.awaitMetric(soon, collector, ended, verifiedItems, "signal", "traces")
@@ -68,5 +68,34 @@ func TestUnawareApplication(t *testing.T) {
 	in := f.inspect(collector, block.Traces, "--complete")
 	require.Len(t, in.Streams, 1)
 	require.Equal(t, ended, in.Streams[0].Items)
+
+	f.awaitMetric(soon, collector, sent.Records, verifiedItems, "signal", "logs")
+	records := map[int64]bool{}
+	require.NoError(t, harness.EachArchived(collector.Logs, block.Logs, func(b *harness.ArchivedBlock) error {
+		require.Equal(t, reason.Verified, b.Verdict)
+		for _, sl := range b.Block.Logs().ScopeLogs().All() {
+			for _, l := range sl.LogRecords().All() {
+				require.False(t, l.TraceID().IsEmpty(), "it was logged in a span")
+				n, ok := l.Attributes().Get("order.number")
+				require.True(t, ok)
+				records[n.Int()] = true
+			}
+		}
+		return nil
+	}))
+	require.Len(t, records, sent.Records)
+	var orders int64
+	require.NoError(t, harness.EachArchived(collector.Metrics, block.Metrics, func(b *harness.ArchivedBlock) error {
+		require.Equal(t, reason.Verified, b.Verdict)
+		for _, sm := range b.Block.Metrics().ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				if m.Name() == "orders.accepted" {
+					orders = max(orders, m.Sum().DataPoints().At(0).IntValue())
+				}
+			}
+		}
+		return nil
+	}))
+	require.Equal(t, int64(sent.Orders), orders, "the counter's last value")
 	f.requireWhole(collector)
 }
