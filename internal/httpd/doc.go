@@ -57,10 +57,11 @@ const (
 func New(h http.Handler, logger *zap.Logger) *http.Server {
 	std, _ := zap.NewStdLogAt(logger.Named("http"), zap.DebugLevel) // fails for levels that do not exist
 	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          std,
+		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * past the handler
+		Handler:                      h,
+		ReadHeaderTimeout:            headerTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		ErrorLog:                     std,
 	}
 }

@@ -3,6 +3,7 @@ package httpd_test
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/internal/registry/api"
@@ -137,4 +139,25 @@ func TestAnswerSaysThatNobodyKeepsIt(t *testing.T) {
 	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
 	require.Error(t, a.JSON(http.StatusOK, func() {}))
+}
+
+func TestOptionsOfEverythingAreTheHandlers(t *testing.T) {
+	seen := make(chan string, 1)
+	s := httpd.New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.Method + " " + r.RequestURI
+		w.WriteHeader(http.StatusTeapot)
+	}), zap.NewNop())
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go func() { _ = s.Serve(ln) }()
+	defer func() { _ = s.Close() }()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), " 418 ")
+	require.Equal(t, "OPTIONS *", <-seen)
 }
