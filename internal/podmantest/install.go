@@ -31,11 +31,12 @@ func Install(dir string) (_ *Podman, err error) {
 		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Tmp: filepath.Join(dir, "tmp"),
 		link: fmt.Sprintf("pmtest%04x", number),
 	}
+	high, low := 128+number>>8, number&0xff
+	p.addresses = fmt.Sprintf("10.%d.%d.", high, low)
 	networks := filepath.Join(dir, "networks")
 	if err := os.Mkdir(networks, 0o700); err != nil {
 		return nil, err
 	}
-	high, low := 128+number>>8, number&0xff
 	for name, content := range map[string][]byte{
 		p.Config:                               fmt.Appendf(nil, config, networks),
 		filepath.Join(networks, "podman.json"): fmt.Appendf(nil, network, number, number, high, low, high, low),
@@ -57,7 +58,7 @@ func (p *Podman) Clear() error {
 	_ = exec.Command("ip", "link", "delete", p.link).Run() //nolint:gosec // a name of our own
 	// The storage driver keeps a mount on its own directory.
 	_ = exec.Command("umount", "--lazy", filepath.Join(p.Root, "overlay")).Run() //nolint:gosec // our own directory
-	return errors.Join(err, remove(p.Root), remove(p.Run), remove(p.Tmp))
+	return errors.Join(err, p.removeRules(), remove(p.Root), remove(p.Run), remove(p.Tmp))
 }
 
 // remove removes a tree that Podman may be clearing away too just now.

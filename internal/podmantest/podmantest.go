@@ -25,7 +25,8 @@ type Podman struct {
 	Run    string
 	Tmp    string
 
-	link string // the bridge of its network
+	link      string // the bridge of its network
+	addresses string // what the addresses on it begin with
 }
 
 // On machines without CAP_SYS_RESOURCE Podman's usual limits cannot be set, and

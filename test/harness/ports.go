@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"time"
 )
 
 // Ports are taken below the range from which the kernel gives ports to
@@ -15,6 +16,8 @@ const (
 	lowestPort  = 10240
 	highestPort = 32000
 	portTries   = 1000
+
+	throughAfter = time.Second // a call on loopback takes microseconds
 )
 
 var taken struct {
@@ -39,13 +42,34 @@ func FreePorts(n int) ([]int, error) {
 		if taken.ports[port] {
 			continue
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
+		if !free(port) {
 			continue
 		}
-		_ = l.Close()
 		taken.ports[port] = true
 		ports = append(ports, port)
 	}
 	return nil, errors.New("no free ports were found")
+}
+
+// free tells whether a port can be listened on, and whether who calls it then is
+// put through: a rule of the firewall may lead elsewhere, as those of a container do
+// that published the port, and after it was killed.
+func free(port int) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = l.Close() }()
+	out, err := net.DialTimeout("tcp", l.Addr().String(), throughAfter)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = out.Close() }()
+	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(throughAfter))
+	in, err := l.Accept()
+	if err != nil {
+		return false
+	}
+	defer func() { _ = in.Close() }()
+	return in.RemoteAddr().String() == out.LocalAddr().String()
 }
