@@ -9,6 +9,8 @@ LINTTOOLS := $(GO) tool -modfile=$(CURDIR)/internal/tools/lint/go.mod
 # What of identityd needs neither podman nor mounts; the rest is tested by make test.
 IDENTITYD := $(addprefix ./identityd/internal/,attest/... config/... measure/... metrics/... proxy/... reason/... refusal/... registrar/... request/... server/... state/...)
 UNIT      := ./cmd/... ./extension/... ./internal/... ./processor/... ./receiver/... ./registryd/... $(IDENTITYD)
+# The same for check and test, so that what check has run need not run again.
+TESTFLAGS := -race -timeout 40m
 FUZZTIME  ?= 30s
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -76,7 +78,7 @@ check: setup ## generators, formatting, vet, linters, unit tests with the race d
 	  if [ -n "$$out" ]; then echo "not formatted (run 'make fmt'):"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
 	$(LINTTOOLS) golangci-lint run ./...
-	CGO_ENABLED=1 $(GO) test -race $(UNIT)
+	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) $(UNIT)
 
 .PHONY: fmt
 fmt: ## format the sources
@@ -85,7 +87,8 @@ fmt: ## format the sources
 .PHONY: test
 test: setup build gateway rebuild ## set up and run all tests, those with real processes too
 	@scripts/validate-configs.sh
-	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
+# Tests with podman wait for one another: one package of three is waiting.
+	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -p 3 ./...
 
 .PHONY: demo
 demo: setup-demo build gateway ## a registry, agents that enrol, a stock gateway, a collector, attacks (KEEP=1 leaves it running)
