@@ -269,6 +269,34 @@ func TestImportIsTakenAsAWholeOrNotAtAll(t *testing.T) {
 	require.Equal(t, before, r.lastAction().Seq, "what changes nothing leaves no entry")
 }
 
+// Names may change places within one inventory, where each is free at its turn.
+func TestImportOfMachinesNewChangedAndAsTheyWere(t *testing.T) {
+	r := newRig(t)
+	entry := func(n int, name string) api.AllowEntry {
+		return api.AllowEntry{EKHash: hash(n), Name: name, Labels: map[string]string{"site": "oslo"}}
+	}
+	_, err := r.Import(t.Context(), "ops", &api.ImportRequest{Machines: []api.AllowEntry{entry(1, "a"), entry(2, "b"), entry(3, "c")}})
+	require.NoError(t, err)
+	// c becomes d, and the new machine is c; before that c is not free.
+	result, err := r.Import(t.Context(), "ops", &api.ImportRequest{Machines: []api.AllowEntry{entry(4, "c"), entry(3, "d")}})
+	require.NoError(t, err)
+	require.Len(t, result.Errors, 1)
+	require.Equal(t, api.NameTaken, result.Errors[0].Reason)
+	moved := entry(2, "b")
+	moved.Labels = map[string]string{"site": "bergen"}
+	result, err = r.Import(t.Context(), "ops", &api.ImportRequest{Machines: []api.AllowEntry{entry(1, "a"), moved, entry(3, "d"), entry(4, "c"), entry(5, "e")}})
+	require.NoError(t, err)
+	require.Equal(t, &api.ImportResult{Added: 2, Changed: 2, Unchanged: 1}, result)
+	for name, n := range map[string]int{"a": 1, "b": 2, "c": 4, "d": 3, "e": 5} {
+		m, err := r.Machine(t.Context(), name)
+		require.NoError(t, err)
+		require.Equal(t, hash(n), m.Machine)
+	}
+	m, err := r.Machine(t.Context(), "b")
+	require.NoError(t, err)
+	require.Equal(t, moved.Labels, m.Labels)
+}
+
 func TestImportLetsInAMachineThatWaits(t *testing.T) {
 	r := newRig(t)
 	kid := r.enrolled(hash(1), "wish", api.StatePending, func(m *store.Machine) { m.Evidence = "" })

@@ -28,10 +28,14 @@ func (s *Service) Import(ctx context.Context, actor string, r *api.ImportRequest
 	}
 	err := s.update(ctx, actor, func(c *change) error {
 		*result = api.ImportResult{DryRun: r.DryRun}
+		known, err := c.known(r.Machines)
+		if err != nil {
+			return err
+		}
 		var written []*api.AllowEntry
 		for i := range r.Machines {
 			before := result.Added + result.Changed
-			if err := c.importOne(&r.Machines[i], result); err != nil {
+			if err := c.importOne(&r.Machines[i], known, result); err != nil {
 				if !isRefusal(err) {
 					return err
 				}
@@ -115,32 +119,58 @@ func importError(i int, err error) api.ImportError {
 	return api.ImportError{Index: i, Reason: api.ReasonOf(err), Error: err.Error()}
 }
 
-// importOne writes one machine of the inventory, and lets it in when it waits.
-func (c *change) importOne(e *api.AllowEntry, result *api.ImportResult) error {
-	m, err := c.Machine(e.EKHash)
-	known := true
-	if errors.Is(err, store.ErrNotFound) {
-		m, known, err = &store.Machine{EKHash: e.EKHash, CreatedAt: c.at}, false, nil
+// known asks the store what it has of an inventory, at once: a large one is
+// imported within a call's time from a database on another machine too.
+func (c *change) known(entries []api.AllowEntry) (*store.Known, error) {
+	hashes, names := make([]string, len(entries)), make([]string, len(entries))
+	for i := range entries {
+		hashes[i], names[i] = entries[i].EKHash, entries[i].Name
 	}
-	switch {
-	case err != nil:
-		return err
+	return c.Known(hashes, names)
+}
+
+// importOne writes one machine of the inventory, and lets it in when it waits.
+// What was known at the start decides alone about machines that are new or as they
+// should be: the entries' hashes and names differ, so no other entry changes
+// these. Everything else is looked at anew.
+func (c *change) importOne(e *api.AllowEntry, known *store.Known, result *api.ImportResult) error {
+	switch m := known.Machines[e.EKHash]; {
+	case m == nil:
 	case m.Revoked != "":
 		result.Revoked++
 		return nil
-	case known && m.Allowed && m.Name == e.Name && maps.Equal(m.Labels, e.Labels):
+	case m.Allowed && m.Name == e.Name && maps.Equal(m.Labels, e.Labels):
 		result.Unchanged++
 		return nil
+	default:
+		return c.importChange(e, result)
+	}
+	if known.Named(e.Name) {
+		if err := freeName(c.Tx, e.Name, e.EKHash); err != nil {
+			return err
+		}
+	}
+	m := &store.Machine{EKHash: e.EKHash, CreatedAt: c.at, Evidence: api.EvidenceVouched}
+	c.allow(m, e)
+	result.Added++
+	return c.AddMachine(m)
+}
+
+func (c *change) importChange(e *api.AllowEntry, result *api.ImportResult) error {
+	m, err := c.Machine(e.EKHash)
+	if err != nil {
+		return err
 	}
 	if err := freeName(c.Tx, e.Name, e.EKHash); err != nil {
 		return err
 	}
+	c.allow(m, e)
+	result.Changed++
+	return c.admit(m)
+}
+
+// allow makes m what the inventory says of it.
+func (c *change) allow(m *store.Machine, e *api.AllowEntry) {
 	m.Name, m.Labels, m.Allowed = e.Name, e.Labels, true
 	m.Membership, m.MembershipBy = api.ByAllowList, c.actor
-	if known {
-		result.Changed++
-	} else {
-		result.Added++
-	}
-	return c.admit(m)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/stretchr/testify/require"
@@ -366,7 +367,8 @@ func TestInventoryIsImportedAndReplaced(t *testing.T) {
 }
 
 func TestTenThousandMachinesFitIntoOneImport(t *testing.T) {
-	r := newRig(t)
+	// Under the race detector SQLite takes twenty times as long.
+	r := newRig(t, func(s *settings) { s.CallTimeout = 10 * time.Minute })
 	in := &api.ImportRequest{}
 	for i := range 10_000 {
 		in.Machines = append(in.Machines, api.AllowEntry{

@@ -85,6 +85,64 @@ func (t *Tx) machine(where string, arg string) (m *Machine, err error) {
 	return m, err
 }
 
+// Known is what the store has of many machines.
+type Known struct {
+	Machines map[string]*Machine // by EK hash
+	names    map[string]bool     // folded
+}
+
+// Named reports whether a machine has this name.
+func (k *Known) Named(name string) bool { return k.names[fold(name)] }
+
+// asked is how many machines one statement asks for.
+const asked = 500
+
+// Known returns which machines of these EK hashes there are, and which of the
+// names a machine has, with few statements.
+func (t *Tx) Known(ekHashes, names []string) (*Known, error) {
+	k := &Known{Machines: map[string]*Machine{}, names: map[string]bool{}}
+	keys := make([]string, len(names))
+	for i, name := range names {
+		keys[i] = fold(name)
+	}
+	err := t.eachOf(ekHashes, `SELECT `+machineColumns+machineBlobs+` FROM machines m WHERE m.ek_hash IN `, func(scan scanner) error {
+		m, err := scanMachine(scan)
+		if err == nil {
+			k.Machines[m.EKHash] = m
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = t.eachOf(keys, `SELECT name_key FROM machines WHERE name_key <> '' AND name_key IN `, func(scan scanner) error {
+		var key string
+		err := scan(&key)
+		k.names[key] = true
+		return err
+	})
+	return k, err
+}
+
+// eachOf calls row for every row of a statement that ends with IN, asked for some
+// values at a time.
+func (t *Tx) eachOf(values []string, statement string, row func(scanner) error) error {
+	for chunk := range slices.Chunk(values, asked) {
+		if err := checkTexts(chunk...); err != nil {
+			return err
+		}
+		var in where
+		marks := make([]string, len(chunk))
+		for i, v := range chunk {
+			marks[i] = in.arg(v)
+		}
+		if err := t.each(row, statement+"("+strings.Join(marks, ", ")+")", in.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func scanMachine(scan scanner) (*Machine, error) {
 	var r machineRow
 	if err := scan(append(r.columns(), r.blobs()...)...); err != nil {
@@ -121,35 +179,54 @@ func (t *Tx) PutMachine(m *Machine) error {
 	if taken {
 		return fmt.Errorf("%w: a machine with the name %.64q", ErrExists, m.Name)
 	}
+	if err := t.writeMachine(m, key, labels, replacing); err != nil || !relabel {
+		return err
+	}
+	if err := t.later(`DELETE FROM machine_labels WHERE ek_hash = $1`, m.EKHash); err != nil {
+		return err
+	}
+	return t.addLabels(m, key)
+}
+
+// AddMachine is PutMachine for one that Known does not know, whose name is free
+// too: it needs no answer of the database. Otherwise the transaction fails.
+func (t *Tx) AddMachine(m *Machine) error {
+	if err := checkMachine(m); err != nil {
+		return fmt.Errorf("a machine: %w", err)
+	}
+	key := fold(m.Name)
+	if err := t.writeMachine(m, key, toJSON(m.Labels), ""); err != nil {
+		return err
+	}
+	return t.addLabels(m, key)
+}
+
+// replacing is what makes an INSERT of a machine one of its next state.
+const replacing = ` ON CONFLICT (ek_hash) DO UPDATE SET name = excluded.name, name_key = excluded.name_key,
+				labels = excluded.labels, evidence = excluded.evidence, membership = excluded.membership,
+				membership_by = excluded.membership_by, allowed = excluded.allowed,
+				ek_public = excluded.ek_public, ek_certificate = excluded.ek_certificate,
+				ak_name = excluded.ak_name, revoked = excluded.revoked, created_at = excluded.created_at,
+				seen_at = excluded.seen_at, revision = excluded.revision`
+
+func (t *Tx) writeMachine(m *Machine, key, labels, conflict string) error {
 	revision, err := t.NextRevision()
 	if err != nil {
 		return err
 	}
 	if err := t.later(`INSERT INTO machines (ek_hash, name, name_key, labels, evidence, membership,
 				membership_by, allowed, ek_public, ek_certificate, ak_name, revoked, created_at, seen_at, revision)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-			ON CONFLICT (ek_hash) DO UPDATE SET name = excluded.name, name_key = excluded.name_key,
-				labels = excluded.labels, evidence = excluded.evidence, membership = excluded.membership,
-				membership_by = excluded.membership_by, allowed = excluded.allowed,
-				ek_public = excluded.ek_public, ek_certificate = excluded.ek_certificate,
-				ak_name = excluded.ak_name, revoked = excluded.revoked, created_at = excluded.created_at,
-				seen_at = excluded.seen_at, revision = excluded.revision`,
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`+conflict,
 		m.EKHash, m.Name, key, labels, string(m.Evidence), string(m.Membership), m.MembershipBy, flag(m.Allowed),
 		m.EKPublic, m.EKCertificate, m.AKName, m.Revoked, millis(m.CreatedAt), millis(m.SeenAt), revision); err != nil {
 		return err
 	}
 	m.Revision = revision
-	if !relabel {
-		return nil
-	}
-	return t.putLabels(m, key)
+	return nil
 }
 
-// putLabels writes the table that lists are filtered with.
-func (t *Tx) putLabels(m *Machine, nameKey string) error {
-	if err := t.later(`DELETE FROM machine_labels WHERE ek_hash = $1`, m.EKHash); err != nil {
-		return err
-	}
+// addLabels writes the table that lists are filtered with.
+func (t *Tx) addLabels(m *Machine, nameKey string) error {
 	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
 		if err := t.later(`INSERT INTO machine_labels (ek_hash, k, v, name_key) VALUES ($1, $2, $3, $4)`,
 			m.EKHash, k, m.Labels[k], nameKey); err != nil {

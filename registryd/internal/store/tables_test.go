@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -277,6 +278,62 @@ func TestNameOfAnotherMachineIsRefused(t *testing.T) {
 			require.Equal(t, hash(2), found.EKHash)
 			_, err = tx.MachineByName("")
 			require.ErrorIs(t, err, ErrNotFound)
+			return nil
+		})
+	})
+}
+
+func TestManyMachinesAreKnownAndAddedAtOnce(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, a, b *DB) {
+		const n = 2*asked + 1
+		hashes, names := make([]string, n), make([]string, n)
+		for i := range n {
+			hashes[i], names[i] = hash(i), fmt.Sprintf("Edge-%d", i)
+		}
+		added := &Machine{EKHash: hashes[0], Name: names[0], Labels: map[string]string{"site": "oslo"}, CreatedAt: clock}
+		update(t, a, func(tx *Tx) error {
+			k, err := tx.Known(hashes, names)
+			require.NoError(t, err)
+			require.Empty(t, k.Machines)
+			require.False(t, k.Named(names[0]))
+			for i := range n {
+				m := *added
+				m.EKHash, m.Name = hashes[i], names[i]
+				if err := tx.AddMachine(&m); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		view(t, b, func(tx *Tx) error {
+			k, err := tx.Known(append(hashes, hash(n)), append(names, "another"))
+			require.NoError(t, err)
+			require.Len(t, k.Machines, n)
+			require.True(t, k.Named("edge-"+fmt.Sprint(n-1)))
+			require.False(t, k.Named("another"))
+			require.Equal(t, added.Labels, k.Machines[hashes[0]].Labels)
+			page, _, err := tx.Machines(MachineFilter{Labels: added.Labels, Limit: 1000})
+			require.NoError(t, err)
+			require.Len(t, page, 1000)
+			return nil
+		})
+	})
+}
+
+// An upsert would bring a revoked machine back.
+func TestAddingAMachineThatIsThereFails(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, a, _ *DB) {
+		update(t, a, func(tx *Tx) error { return tx.PutMachine(fullMachine()) })
+		for _, m := range []*Machine{{EKHash: hash(1), Name: "other"}, {EKHash: hash(2), Name: fullMachine().Name}} {
+			m.CreatedAt = clock
+			require.Error(t, a.Update(t.Context(), func(tx *Tx) error { return tx.AddMachine(m) }))
+		}
+		view(t, a, func(tx *Tx) error {
+			m, err := tx.Machine(hash(1))
+			require.NoError(t, err)
+			require.Equal(t, fullMachine().Revoked, m.Revoked)
 			return nil
 		})
 	})
