@@ -40,12 +40,12 @@ func TestLocationThatIsNotKnownIsNotSigned(t *testing.T) {
 	}))
 	require.Nil(t, a.sign(t, leaves("s", 1))[0].Statement.Location, "there is no file yet")
 
-	content := fmt.Sprintf(`{"latitude":46.948,"longitude":7.4474,"accuracy":12,"time":%q,"sensor":"modem-1"}`, time.Now().UTC().Format(time.RFC3339Nano))
-	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 	require.Eventually(t, func() bool {
+		content := fmt.Sprintf(`{"latitude":46.948,"longitude":7.4474,"accuracy":12,"time":%q,"sensor":"modem-1"}`, time.Now().UTC().Format(time.RFC3339Nano))
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 		l := a.sign(t, leaves("s", 1))[0].Statement.Location
 		return l != nil && l.Source == "file:modem-1" && l.Latitude == 46.948 && *l.Accuracy == 12 && *l.Age <= 2
-	}, 5*time.Second, 20*time.Millisecond)
+	}, 30*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool { return a.sign(t, leaves("s", 1))[0].Statement.Location == nil }, 10*time.Second, 50*time.Millisecond,
 		"the fix is too old")
 }
