@@ -29,7 +29,7 @@ func createDefaultConfig() component.Config {
 		Device:         "/dev/tpmrm0",
 		Audience:       "telemark",
 		MaxGroup:       4096,
-		GroupInterval:  20 * time.Millisecond,
+		GroupInterval:  50 * time.Millisecond,
 		MaxWaiting:     1 << 16,
 		CommandTimeout: 5 * time.Second,
 		Retry:          RetryConfig{InitialInterval: 500 * time.Millisecond, MaxInterval: 30 * time.Second, Multiplier: 2},
