@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -15,14 +18,42 @@ import (
 const (
 	lowestPort  = 10240
 	highestPort = 32000
-	portTries   = 1000
+	portTries   = 10_000
 
 	throughAfter = time.Second // a call on loopback takes microseconds
 )
 
+// The range is shared out among test processes: a port that one of them has found
+// free must not be taken by another before it is listened on.
+const slots = 8
+
 var taken struct {
 	sync.Mutex
-	ports map[int]bool
+	ports  map[int]bool
+	lowest int
+	count  int
+	file   *os.File // its lock lasts as long as the process
+}
+
+// takeSlot takes a part of the range that no other process has, or the whole of
+// it when all are taken.
+func takeSlot() {
+	taken.ports, taken.lowest, taken.count = map[int]bool{}, lowestPort, highestPort-lowestPort
+	for slot := range slots {
+		name := filepath.Join(os.TempDir(), fmt.Sprintf("telemark-ports-%d.lock", slot))
+		file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+			_ = file.Close()
+			continue
+		}
+		taken.file = file
+		taken.count /= slots
+		taken.lowest += slot * taken.count
+		return
+	}
 }
 
 // FreePorts returns n TCP ports of the loopback address that were free a
@@ -31,14 +62,14 @@ func FreePorts(n int) ([]int, error) {
 	taken.Lock()
 	defer taken.Unlock()
 	if taken.ports == nil {
-		taken.ports = map[int]bool{}
+		takeSlot()
 	}
 	var ports []int
 	for range portTries {
 		if len(ports) == n {
 			return ports, nil
 		}
-		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		port := taken.lowest + rand.IntN(taken.count)
 		if taken.ports[port] {
 			continue
 		}
