@@ -136,15 +136,18 @@ func (c *change) known(entries []api.AllowEntry) (*store.Known, error) {
 func (c *change) importOne(e *api.AllowEntry, known *store.Known, result *api.ImportResult) error {
 	switch m := known.Machines[e.EKHash]; {
 	case m == nil:
+		return c.importNew(e, known, result)
 	case m.Revoked != "":
 		result.Revoked++
-		return nil
 	case m.Allowed && m.Name == e.Name && maps.Equal(m.Labels, e.Labels):
 		result.Unchanged++
-		return nil
 	default:
 		return c.importChange(e, result)
 	}
+	return nil
+}
+
+func (c *change) importNew(e *api.AllowEntry, known *store.Known, result *api.ImportResult) error {
 	if known.Named(e.Name) {
 		if err := freeName(c.Tx, e.Name, e.EKHash); err != nil {
 			return err

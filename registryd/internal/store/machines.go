@@ -227,13 +227,15 @@ func (t *Tx) writeMachine(m *Machine, key, labels, conflict string) error {
 
 // addLabels writes the table that lists are filtered with.
 func (t *Tx) addLabels(m *Machine, nameKey string) error {
-	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
-		if err := t.later(`INSERT INTO machine_labels (ek_hash, k, v, name_key) VALUES ($1, $2, $3, $4)`,
-			m.EKHash, k, m.Labels[k], nameKey); err != nil {
-			return err
-		}
+	if len(m.Labels) == 0 {
+		return nil
 	}
-	return nil
+	rows, args := make([]string, 0, len(m.Labels)), []any{m.EKHash, nameKey}
+	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
+		args = append(args, k, m.Labels[k])
+		rows = append(rows, fmt.Sprintf("($1, $%d, $%d, $2)", len(args)-1, len(args)))
+	}
+	return t.later(`INSERT INTO machine_labels (ek_hash, k, v, name_key) VALUES `+strings.Join(rows, ", "), args...)
 }
 
 func checkMachine(m *Machine) error {

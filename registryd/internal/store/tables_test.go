@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -283,6 +284,22 @@ func TestNameOfAnotherMachineIsRefused(t *testing.T) {
 	})
 }
 
+// counting counts what waits for an answer of the database.
+type counting struct {
+	session
+	waits int
+}
+
+func (c *counting) query(ctx context.Context, statement string, args ...any) (rows, error) {
+	c.waits++
+	return c.session.query(ctx, statement, args...)
+}
+
+func (c *counting) exec(ctx context.Context, statement string, args ...any) (int64, error) {
+	c.waits++
+	return c.session.exec(ctx, statement, args...)
+}
+
 func TestManyMachinesAreKnownAndAddedAtOnce(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, a, b *DB) {
@@ -293,6 +310,8 @@ func TestManyMachinesAreKnownAndAddedAtOnce(t *testing.T) {
 		}
 		added := &Machine{EKHash: hashes[0], Name: names[0], Labels: map[string]string{"site": "oslo"}, CreatedAt: clock}
 		update(t, a, func(tx *Tx) error {
+			count := &counting{session: tx.session}
+			tx.session = count
 			k, err := tx.Known(hashes, names)
 			require.NoError(t, err)
 			require.Empty(t, k.Machines)
@@ -304,6 +323,8 @@ func TestManyMachinesAreKnownAndAddedAtOnce(t *testing.T) {
 					return err
 				}
 			}
+			tx.session = count.session
+			require.Equal(t, 3+3, count.waits, "for the machines, and for the names")
 			return nil
 		})
 		view(t, b, func(tx *Tx) error {
