@@ -73,7 +73,7 @@ func TestThousandStreamsAndLookupsFitIntoMemory(t *testing.T) {
 	began = time.Now()
 	resp := c.do(t, client, http.MethodPost, "/v1/keys/"+kids[0]+"/revoke", `{"reason":"stolen"}`)
 	require.Equal(t, http.StatusOK, resp)
-	require.Eventually(t, func() bool { return streams.events.Load() == events+loadAgents }, 30*time.Second, 10*time.Millisecond, "%s", streams)
+	require.Eventually(t, func() bool { return streams.events.Load() == events+loadAgents }, 2*time.Second, 10*time.Millisecond, "%s", streams)
 	reached := time.Since(began)
 	require.Eventually(t, func() bool { return streams.heartbeats.Load() >= beats+3*loadAgents }, 10*time.Second, 50*time.Millisecond, "%s", streams)
 

@@ -216,7 +216,7 @@ func TestStorageOutageIsToldAndHeals(t *testing.T) {
 	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, host.reported())
 
 	st.breakDown(false)
-	require.Eventually(t, func() bool { return len(host.reported()) == 2 }, 30*time.Second, 20*time.Millisecond,
+	require.Eventually(t, func() bool { return len(host.reported()) == 2 }, 5*time.Second, 20*time.Millisecond,
 		"the sweep finds out by itself")
 	require.Equal(t, componentstatus.StatusOK, host.reported()[1])
 	accept(t, e.Windows(), block(3, "tpmsign:logs"))

@@ -45,7 +45,7 @@ func TestLocationThatIsNotKnownIsNotSigned(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 		l := a.sign(t, leaves("s", 1))[0].Statement.Location
 		return l != nil && l.Source == "file:modem-1" && l.Latitude == 46.948 && *l.Accuracy == 12 && *l.Age <= 2
-	}, 30*time.Second, 20*time.Millisecond)
+	}, 5*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool { return a.sign(t, leaves("s", 1))[0].Statement.Location == nil }, 10*time.Second, 50*time.Millisecond,
 		"the fix is too old")
 }

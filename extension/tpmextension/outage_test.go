@@ -84,7 +84,7 @@ func TestMissingTPMNeverBlocksTheStartAndIsTakenWhenItAppears(t *testing.T) {
 	host := withStorage(t, t.TempDir())
 	began := time.Now()
 	a := startAgent(t, host, testConfig(soft.device(), t.TempDir(), stored))
-	require.Less(t, time.Since(began), patience/2)
+	require.Less(t, time.Since(began), 2*time.Second)
 	l := leaves("s", 5)
 	ticket := a.submit(t, l)
 	require.Error(t, host.waitFor(t, componentstatus.StatusRecoverableError))

@@ -73,7 +73,7 @@ func TestCharacterDeviceThatHangsIsNotOpenedOverAndOver(t *testing.T) {
 	_, err = Open(t.Context(), path, Options{})
 	require.ErrorIs(t, err, ErrTimeout)
 	require.ErrorContains(t, err, "sent last")
-	require.Less(t, time.Since(begun), 8*time.Second, "without waiting")
+	require.Less(t, time.Since(begun), time.Second, "without waiting")
 
 	// The answer comes late, and frees it.
 	command, err := wire.ReadCommand(near)
@@ -89,5 +89,5 @@ func TestCharacterDeviceThatHangsIsNotOpenedOverAndOver(t *testing.T) {
 			return false
 		}
 		return conn.Close() == nil
-	}, 30*time.Second, 5*time.Millisecond)
+	}, 5*time.Second, 5*time.Millisecond)
 }

@@ -312,7 +312,7 @@ func TestSoftwareTPMDiesWithItsOwnerAndIsFreeAgain(t *testing.T) {
 	d := openDevice(t, "swtpm:"+dir, Options{})
 	k := openKey(t, d, KeyOptions{})
 	requireSigns(t, k, k.PublicKey())
-	require.Eventually(t, func() bool { return gone(pid) }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 10*time.Millisecond)
 }
 
 // gone says whether a process has ended; in a container nobody may reap it.

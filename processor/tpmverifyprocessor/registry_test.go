@@ -84,7 +84,7 @@ func TestRevocationAtTheRegistryStopsTheNextBlock(t *testing.T) {
 	require.Eventually(t, func() bool {
 		require.NoError(t, r.send(r.signedBy(a)))
 		return r.refused(reason.KeyRevoked) > 0
-	}, 30*time.Second, time.Millisecond)
+	}, 2*time.Second, time.Millisecond)
 	t.Logf("the data stopped after %v", time.Since(began))
 	r.take()
 	require.NoError(t, r.send(held, r.signedBy(b)))
@@ -112,9 +112,9 @@ func TestBlocksWaitForARegistryThatIsAwayAndAreDelivered(t *testing.T) {
 	require.Zero(t, r.calls())
 
 	reg.Set(func(s *registrytest.Switches) { s.Down = 0 })
-	require.Eventually(t, func() bool { return r.calls() == 1 && r.refused(reason.UnknownKey) == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return r.calls() == 1 && r.refused(reason.UnknownKey) == 1 }, 4*time.Second, 10*time.Millisecond)
 	require.Equal(t, reason.Verified, attr(r.take().At(0), block.AttrVerdict))
-	require.Eventually(t, func() bool { return r.count("tpmverify_parked_blocks") == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return r.count("tpmverify_parked_blocks") == 0 }, time.Second, 10*time.Millisecond)
 }
 
 // TestParkedBlocksAreTriedWhenTheKeyComes: not when the next try, up to half a
@@ -134,11 +134,11 @@ func TestParkedBlocksAreTriedWhenTheKeyComes(t *testing.T) {
 	waitForStream(t, reg)
 	require.NoError(t, r.send(r.signedBy(r.machines[0])))
 	require.EqualValues(t, 1, r.count("tpmverify_parked_blocks"))
-	time.Sleep(8 * time.Second) // the pauses between tries have grown to eight seconds
+	time.Sleep(4 * time.Second) // the pauses between tries have grown to four seconds
 	require.Zero(t, r.calls())
 	m.Entry.PublicKey = good
 	reg.Enrol(m)
-	require.Eventually(t, func() bool { return r.calls() == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return r.calls() == 1 }, time.Second, 5*time.Millisecond)
 }
 
 // TestMachineThatEnrolledAMomentAgoIsWaitedFor: its first block overtakes the
@@ -173,15 +173,13 @@ func TestRegistryThatAnswersSlowlyHoldsUpNobodyElse(t *testing.T) {
 	release := make(chan struct{})
 	reg.Set(func(s *registrytest.Switches) { s.Hold = func(string) { <-release } })
 	defer close(release)
+	began := time.Now()
 	require.ErrorIs(t, r.send(r.signedBy(r.machines[0]), r.signedBy(r.machines[1])), errDeferred)
+	require.Less(t, time.Since(began), 2*time.Second)
 	require.Equal(t, 1, r.take().Len(), "the rest was delivered")
-	least := time.Hour // the machine may be slow, but not each time
-	for range 20 {
-		began := time.Now()
-		require.NoError(t, r.send(r.signedBy(r.machines[0])))
-		least = min(least, time.Since(began))
-	}
-	require.Less(t, least, keyWait, "nobody waits who has nothing to wait for")
+	began = time.Now()
+	require.NoError(t, r.send(r.signedBy(r.machines[0])))
+	require.Less(t, time.Since(began), keyWait, "nobody waits who has nothing to wait for")
 }
 
 func TestPendingMachineIsRefusedUntilApproved(t *testing.T) {
@@ -198,7 +196,7 @@ func TestPendingMachineIsRefusedUntilApproved(t *testing.T) {
 	require.Eventually(t, func() bool {
 		require.NoError(t, r.send(r.signedBy(r.machines[0])))
 		return r.calls() == 1
-	}, 30*time.Second, 10*time.Millisecond)
+	}, 2*time.Second, 10*time.Millisecond)
 }
 
 // TestUnprovenMachineIsNeverCalledVerified: a join token says that it is ours,
@@ -259,7 +257,7 @@ func TestPipelinesShareOneStream(t *testing.T) {
 	require.Equal(t, 1, second.take().Len())
 	second.shutdown()
 	require.Empty(t, registries.all)
-	require.Eventually(t, func() bool { return reg.Streams() == 0 }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return reg.Streams() == 0 }, 5*time.Second, 5*time.Millisecond)
 }
 
 // TestRestartWhileTheRegistryIsAway: the cache carries it, with what is known of
@@ -279,7 +277,7 @@ func TestRestartWhileTheRegistryIsAway(t *testing.T) {
 	require.Eventually(t, func() bool {
 		require.NoError(t, one.send(one.signedBy(one.machines[1])))
 		return one.refused(reason.KeyRevoked) > 0
-	}, 30*time.Second, time.Millisecond)
+	}, 2*time.Second, time.Millisecond)
 	one.shutdown()
 	reg.Set(func(s *registrytest.Switches) { s.Down = http.StatusServiceUnavailable })
 
@@ -314,12 +312,12 @@ func TestAnswersThatAreNotBelievedShow(t *testing.T) {
 	require.NotZero(t, r.logs.FilterMessageSnippet("is not believed").Len())
 
 	reg.Set(func(s *registrytest.Switches) { s.Mangle = nil })
-	require.Eventually(t, func() bool { return r.host.lastStatus() == componentstatus.StatusOK }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return r.host.lastStatus() == componentstatus.StatusOK }, 5*time.Second, 5*time.Millisecond)
 	require.NoError(t, r.send(r.signedBy(r.machines[0])))
 	require.Eventually(t, func() bool {
 		return r.count("tpmverify_registry_up") == 1 && r.count("tpmverify_registry_streaming") == 1 &&
 			r.count("tpmverify_registry_revision") == int64(reg.Revision())
-	}, 30*time.Second, 5*time.Millisecond)
+	}, 5*time.Second, 5*time.Millisecond)
 	require.EqualValues(t, 1, r.count("tpmverify_keys"))
 	_, err := r.telemetry.GetMetric("otelcol_tpmverify_registry_age")
 	require.NoError(t, err)

@@ -167,7 +167,7 @@ func TestWhoIsNotTheOwnerIsRefused(t *testing.T) {
 		})
 	}
 	require.Zero(t, l.server.Facts().Logins)
-	require.Eventually(t, func() bool { return l.server.Facts().Refused == 7 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.server.Facts().Refused == 7 }, 5*time.Second, time.Millisecond)
 }
 
 type readerOf byte
@@ -270,7 +270,7 @@ func TestFifthSessionIsRefused(t *testing.T) {
 	require.Eventually(t, func() bool {
 		session, err := another.NewSession()
 		return err == nil && session.Close() == nil
-	}, 30*time.Second, time.Millisecond)
+	}, 5*time.Second, time.Millisecond)
 }
 
 func TestSecondCommandInASessionIsRefused(t *testing.T) {
@@ -305,7 +305,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	silent, err := net.Dial("tcp", l.address)
 	require.NoError(t, err)
 	defer func() { _ = silent.Close() }()
-	require.Eventually(t, func() bool { return l.container.running.Load() == 3 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.container.running.Load() == 3 }, 5*time.Second, time.Millisecond)
 	require.True(t, l.server.Facts().ClosedAt.IsZero())
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -331,7 +331,7 @@ func TestCloseDoesNotClaimWhatItDoesNotKnow(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = in.Close() }()
 	require.NoError(t, session.Start("x"))
-	require.Eventually(t, func() bool { return l.container.running.Load() == 1 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.container.running.Load() == 1 }, 5*time.Second, time.Millisecond)
 	require.ErrorContains(t, l.server.Close(t.Context()), "it does not end")
 	require.True(t, l.server.Facts().ClosedAt.IsZero())
 }
@@ -348,7 +348,7 @@ func TestSilentConnectionsDoNotLockTheOwnerOut(t *testing.T) {
 		l.server.mu.Lock()
 		defer l.server.mu.Unlock()
 		return len(l.server.unknown) <= 4
-	}, 30*time.Second, time.Millisecond)
+	}, 5*time.Second, time.Millisecond)
 }
 
 func TestLimitsInTime(t *testing.T) {

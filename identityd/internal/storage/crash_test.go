@@ -35,11 +35,11 @@ func TestKilledOwnerIsRecoveredFrom(t *testing.T) {
 	write(t, filepath.Join(volume, "a"), "kept")
 	require.NoError(t, owner.Kill())
 	// No gocryptfs outlives the one who watches it; its mount does, dead.
-	require.Eventually(t, gone(gocryptfs), 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, gone(gocryptfs), 5*time.Second, 5*time.Millisecond)
 	require.Eventually(t, func() bool {
 		_, err := os.ReadDir(volume)
 		return errors.Is(err, unix.ENOTCONN)
-	}, 30*time.Second, 5*time.Millisecond)
+	}, 5*time.Second, 5*time.Millisecond)
 
 	v := mounted(t, open(t, path), 1)
 	reads(t, filepath.Join(v.Path(), "a"), "kept")

@@ -54,11 +54,11 @@ func TestFaultsFollowTheFile(t *testing.T) {
 		`[{"delay": "1ms", "action": "drop"}]`:               tpm.Gone,
 	} {
 		set(json)
-		require.Eventually(t, func() bool { return class() == want }, 30*time.Second, 10*time.Millisecond, json)
+		require.Eventually(t, func() bool { return class() == want }, 5*time.Second, 10*time.Millisecond, json)
 	}
 	set("[")
 	set("[]")
-	require.Eventually(t, func() bool { return class() == tpm.OK }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return class() == tpm.OK }, 5*time.Second, 10*time.Millisecond)
 	require.NoError(t, k.Close())
 	require.NoError(t, d.Close())
 	cancel()
