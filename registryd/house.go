@@ -79,8 +79,9 @@ func (p *program) reloadOnChange(ctx context.Context) {
 			p.reloadRoots(false)
 		case <-hangup:
 			p.reloadRoots(true)
-			p.reloadAuth()
+			// Before who is who: it ends the streams, and they come back at once.
 			p.reloadTLS()
+			p.reloadAuth()
 			p.reloadPolicies()
 		}
 	}
@@ -111,6 +112,7 @@ func (p *program) reloadAuth() {
 	file, err := auth.Load(p.config.AuthFile)
 	if err != nil {
 		p.logger.Error("The auth file could not be read again; what it said before holds.", zap.Error(err))
+		p.server.Reauthenticate()
 		return
 	}
 	p.server.SetAuth(auth.New(file))

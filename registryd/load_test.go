@@ -43,6 +43,7 @@ type child struct {
 	cmd   *exec.Cmd
 	base  string
 	token string
+	log   chan string
 }
 
 func TestThousandStreamsAndLookupsFitIntoMemory(t *testing.T) {
@@ -172,10 +173,15 @@ func startChild(t *testing.T, dir string, args ...string) *child {
 			address = m[1]
 		}
 	}
-	drained := make(chan struct{})
+	log, drained := make(chan string, 1000), make(chan struct{})
 	go func() {
 		defer close(drained)
-		_, _ = io.Copy(io.Discard, stderr)
+		for lines.Scan() {
+			select {
+			case log <- lines.Text():
+			default: // nobody reads it
+			}
+		}
 	}()
 	t.Cleanup(func() {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
@@ -183,7 +189,23 @@ func startChild(t *testing.T, dir string, args ...string) *child {
 		require.NoError(t, cmd.Wait(), "registryd did not end well")
 	})
 	require.NotEmpty(t, address, "registryd did not start")
-	return &child{cmd: cmd, base: "http://" + address, token: token}
+	return &child{cmd: cmd, base: "http://" + address, token: token, log: log}
+}
+
+// said returns the next line of the log that contains text.
+func (c *child) said(t *testing.T, text string) string {
+	t.Helper()
+	end := time.After(10 * time.Second)
+	for {
+		select {
+		case line := <-c.log:
+			if strings.Contains(line, text) {
+				return line
+			}
+		case <-end:
+			require.Fail(t, "the log does not say: "+text)
+		}
+	}
 }
 
 func (c *child) request(ctx context.Context, method, path, body string) *http.Request {

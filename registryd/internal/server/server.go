@@ -142,12 +142,14 @@ func New(o Options) *Server {
 	return s
 }
 
-// SetAuth changes who is who. Streams end, so that each shows its credentials
-// again.
+// SetAuth changes who is who.
 func (s *Server) SetAuth(a *auth.Auth) {
 	s.auth.Store(a)
-	s.hub.cut()
+	s.Reauthenticate()
 }
+
+// Reauthenticate ends the streams, so that each shows its credentials again.
+func (s *Server) Reauthenticate() { s.hub.cut() }
 
 // Run reads events from the store until ctx ends.
 func (s *Server) Run(ctx context.Context) { s.hub.run(ctx) }

@@ -7,15 +7,24 @@ package tlsfiles
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 )
 
 // Files are the certificates of a listener. They serve any number of goroutines.
 type Files struct {
 	cert, key, clientCA string
-	current             atomic.Pointer[tls.Config]
+	current             atomic.Pointer[read]
+}
+
+// read is what the files held when they were read.
+type read struct {
+	config      *tls.Config
+	authorities []*x509.Certificate // of clients
 }
 
 // Open reads the files; clientCA may be "".
@@ -37,23 +46,73 @@ func (f *Files) Reload() error {
 	if info.Mode().Perm()&0o007 != 0 {
 		return fmt.Errorf("--tls-key %s has mode %#o: everybody on this machine could be this server; run chmod 600 on it", f.key, info.Mode().Perm())
 	}
-	c := &tls.Config{
+	now := &read{config: &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"},
-	}
+	}}
 	if f.clientCA != "" {
-		b, err := os.ReadFile(f.clientCA)
-		if err != nil {
-			return fmt.Errorf("--client-ca: %w", err)
+		if now.authorities, err = readAuthorities(f.clientCA); err != nil {
+			return fmt.Errorf("--client-ca %w", err)
 		}
-		c.ClientCAs = x509.NewCertPool()
-		if !c.ClientCAs.AppendCertsFromPEM(b) {
-			return fmt.Errorf("--client-ca %s holds no certificate", f.clientCA)
+		now.config.ClientAuth, now.config.ClientCAs = tls.VerifyClientCertIfGiven, x509.NewCertPool()
+		for _, c := range now.authorities {
+			now.config.ClientCAs.AddCert(c)
 		}
-		c.ClientAuth = tls.VerifyClientCertIfGiven
 	}
-	f.current.Store(c)
+	f.current.Store(now)
 	return nil
 }
 
+// readAuthorities reads every certificate of a file. One that cannot be read is
+// an error: whom it vouches for would be refused without a word.
+func readAuthorities(name string) ([]*x509.Certificate, error) {
+	rest, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var found []*x509.Certificate
+	for {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if b.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("%s holds a block of type %q; only certificates belong there", name, b.Type)
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate %d: %w", name, len(found)+1, err)
+		}
+		found = append(found, c)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate", name)
+	}
+	return found, nil
+}
+
 // Config is for tls.Config.GetConfigForClient.
-func (f *Files) Config(*tls.ClientHelloInfo) (*tls.Config, error) { return f.current.Load(), nil }
+func (f *Files) Config(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return f.current.Load().config, nil
+}
+
+// Handler has next take a client for one without a certificate whose authority
+// was taken away since its connection began, which may be long ago.
+func (f *Files) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := r.TLS; s != nil && len(s.VerifiedChains) > 0 && !f.current.Load().vouchesFor(s) {
+			without := *s
+			without.PeerCertificates, without.VerifiedChains = nil, nil
+			r = r.WithContext(r.Context()) // a copy
+			r.TLS = &without
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// vouchesFor reports whether a chain that was verified ends at an authority that
+// is one still.
+func (r *read) vouchesFor(s *tls.ConnectionState) bool {
+	return slices.ContainsFunc(s.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return slices.ContainsFunc(r.authorities, chain[len(chain)-1].Equal)
+	})
+}
