@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,12 +61,9 @@ func (p *program) count(ctx context.Context) {
 	p.metrics.SetStats(&s)
 }
 
-// reloadOnChange reads files again: all on SIGHUP, EK roots also by themselves,
+// reloadOnChange reads files again: all on a SIGHUP, EK roots also by themselves,
 // since directories of certificates are kept by other tools.
-func (p *program) reloadOnChange(ctx context.Context) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func (p *program) reloadOnChange(ctx context.Context, hangup <-chan os.Signal) {
 	roots := time.NewTicker(rootsEvery)
 	defer roots.Stop()
 	for {

@@ -44,17 +44,21 @@ func serve(cmd *cobra.Command, c *config.Config) error {
 	defer logger.Sync() //nolint:errcheck // standard error may be a terminal
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// From the beginning: a SIGHUP that nobody awaits would end the program.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 
 	p, err := open(ctx, c, logger)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	return daemon.Failed(p.listen(ctx))
+	return daemon.Failed(p.listen(ctx, hangup))
 }
 
 // listen serves until ctx ends, and drains then.
-func (p *program) listen(ctx context.Context) error {
+func (p *program) listen(ctx context.Context, hangup <-chan os.Signal) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -68,7 +72,7 @@ func (p *program) listen(ctx context.Context) error {
 	ln = httpd.Limit(ln, p.config.MaxConnections, p.config.Proxy)
 	background.Go(func() { p.server.Run(work) })
 	background.Go(func() { p.keepHouse(work) })
-	background.Go(func() { p.reloadOnChange(work) })
+	background.Go(func() { p.reloadOnChange(work, hangup) })
 
 	srv := newHTTP(p.server, p.tls, p.logger)
 	served := make(chan error, 1)
