@@ -182,6 +182,7 @@ func startChild(t *testing.T, dir string, args ...string) *child {
 			default: // nobody reads it
 			}
 		}
+		_, _ = io.Copy(io.Discard, stderr) // behind a line that is too long
 	}()
 	t.Cleanup(func() {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))

@@ -136,12 +136,16 @@ func (p *program) openServices(signer *answer.Signer, who *auth.Auth, policies *
 		return daemon.Failed(err)
 	}
 	p.off = switchedOff(c, who)
-	p.server = server.New(server.Options{
+	options := server.Options{
 		Enrolment: p.enrol, Instances: instances, Fleet: machines, Store: p.store, Signer: signer,
 		Metrics: p.metrics, PublicKey: signer.Public(), Off: p.off, Version: daemon.Version(version), Collateral: collateralCheck(c),
 		RequireAuth: c.RequireAuth, Proxies: c.Proxies(), PerAddress: c.PerAddress(), PerKey: c.PerKey(), RateTable: c.RateTable,
 		MaxVerifications: c.MaxVerifications, MaxStreams: c.MaxStreams, Logger: p.logger.Named("server"),
-	})
+	}
+	if p.tls != nil {
+		options.Vouched = p.tls.VouchesFor
+	}
+	p.server = server.New(options)
 	p.server.SetAuth(who)
 	return nil
 }

@@ -106,10 +106,9 @@ func (p *program) listen(ctx context.Context, hangup <-chan os.Signal) error {
 }
 
 func newHTTP(s *server.Server, files *tlsfiles.Files, logger *zap.Logger) *http.Server {
-	if files == nil {
-		return httpd.New(s, logger)
+	srv := httpd.New(s, logger)
+	if files != nil {
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: files.Config}
 	}
-	srv := httpd.New(files.Handler(s), logger)
-	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: files.Config}
 	return srv
 }

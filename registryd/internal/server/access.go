@@ -36,7 +36,9 @@ func (s *Server) admit(c *call) error {
 
 // authorise holds who asks against the table.
 func (s *Server) authorise(c *call) error {
-	id, err := s.auth.Load().Identify(c.r, s.o.Now())
+	// First, since what the rest reads may be replaced meanwhile.
+	c.outdated = s.hub.ending()
+	id, err := s.auth.Load().Identify(s.vouched(c.r), s.o.Now())
 	switch {
 	case errors.Is(err, auth.ErrCredentials):
 		return &api.Error{Reason: api.Unauthenticated, Detail: auth.ErrCredentials.Error(), Err: err}
@@ -59,6 +61,18 @@ func (s *Server) authorise(c *call) error {
 	default:
 		return api.Refuse(api.Forbidden, "%.160q has %s, and the call needs %s", id.Name, id.Roles, c.route.access.roleName())
 	}
+}
+
+// vouched returns r without a client certificate that counts no longer.
+func (s *Server) vouched(r *http.Request) *http.Request {
+	if s.o.Vouched == nil || r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || s.o.Vouched(r.TLS) {
+		return r
+	}
+	without := *r.TLS
+	without.PeerCertificates, without.VerifiedChains = nil, nil
+	r = r.WithContext(r.Context()) // a copy
+	r.TLS = &without
+	return r
 }
 
 // roleName is the role's name, of look-ups too.

@@ -26,6 +26,7 @@ type call struct {
 
 	client   netip.Addr // who asks, seen through trusted proxies
 	identity auth.Identity
+	outdated <-chan struct{} // closed when identity has to be looked at again
 
 	release func() // of the body, when the call ends
 	reason  api.Reason

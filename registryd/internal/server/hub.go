@@ -265,6 +265,13 @@ func (h *hub) wake() {
 	}
 }
 
+// ending is closed when streams that are let in from now on have to end.
+func (h *hub) ending() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ended
+}
+
 // cut ends the streams that are open now.
 func (h *hub) cut() {
 	h.mu.Lock()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -42,6 +43,9 @@ type Options struct {
 	// Collateral is the part of /ready about collateral; nil does not ask.
 	Collateral func(context.Context) error
 
+	// Vouched reports whether a client's certificate counts still, which TLS
+	// verified when the connection began; nil takes all of them.
+	Vouched     func(*tls.ConnectionState) bool
 	RequireAuth bool
 	Proxies     []netip.Prefix // whose X-Forwarded-For counts
 	PerAddress  limit.Rate
@@ -148,7 +152,8 @@ func (s *Server) SetAuth(a *auth.Auth) {
 	s.Reauthenticate()
 }
 
-// Reauthenticate ends the streams, so that each shows its credentials again.
+// Reauthenticate ends the streams, those too that are just being let in, so that
+// each shows its credentials again.
 func (s *Server) Reauthenticate() { s.hub.cut() }
 
 // Run reads events from the store until ctx ends.

@@ -75,7 +75,7 @@ func (s *Server) events(c *call) error {
 	c.Header().Set("Content-Type", "text/event-stream")
 	c.Header().Set("X-Accel-Buffering", "no")
 	c.WriteHeader(http.StatusOK)
-	why := st.run(now.ended)
+	why := st.run(c.outdated)
 	s.o.Metrics.Cut.WithLabelValues(why).Inc()
 	return nil
 }

@@ -379,6 +379,24 @@ func TestStreamsEndWithTheCredentialsAndTheServer(t *testing.T) {
 	require.Contains(t, text, `telemark_registry_streams_ended_total{why="shutdown"} 1`)
 }
 
+// Asking an identity provider takes long enough for it.
+func TestStreamThatIsLetInWhileCredentialsAreTakenAwayEnds(t *testing.T) {
+	var r *rig
+	var asked atomic.Int64
+	asked.Store(-1000)
+	r = newRig(t, func(s *settings) {
+		s.Now = func() time.Time {
+			if asked.Add(1) == 3 { // the request begins, its address is counted, and now
+				r.server.SetAuth(auth.New(r.authFile()))
+			}
+			return time.Now()
+		}
+	})
+	asked.Store(0)
+	<-r.listen("").ended
+	require.Contains(t, r.metricsText(), `telemark_registry_streams_ended_total{why="credentials"} 1`)
+}
+
 func TestStreamEndsWhenItsTokenDoes(t *testing.T) {
 	r := newRig(t, func(s *settings) {
 		s.auth = func(f *auth.File) { f.Tokens[0].Expires = time.Now().Add(500 * time.Millisecond) }

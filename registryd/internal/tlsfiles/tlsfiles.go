@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -95,24 +94,12 @@ func (f *Files) Config(*tls.ClientHelloInfo) (*tls.Config, error) {
 	return f.current.Load().config, nil
 }
 
-// Handler has next take a client for one without a certificate whose authority
-// was taken away since its connection began, which may be long ago.
-func (f *Files) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s := r.TLS; s != nil && len(s.VerifiedChains) > 0 && !f.current.Load().vouchesFor(s) {
-			without := *s
-			without.PeerCertificates, without.VerifiedChains = nil, nil
-			r = r.WithContext(r.Context()) // a copy
-			r.TLS = &without
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// vouchesFor reports whether a chain that was verified ends at an authority that
-// is one still.
-func (r *read) vouchesFor(s *tls.ConnectionState) bool {
+// VouchesFor reports whether the certificate that a client showed, when its
+// connection began, is one that would be taken now: that may be long ago, and its
+// authority may have been taken away.
+func (f *Files) VouchesFor(s *tls.ConnectionState) bool {
+	authorities := f.current.Load().authorities
 	return slices.ContainsFunc(s.VerifiedChains, func(chain []*x509.Certificate) bool {
-		return slices.ContainsFunc(r.authorities, chain[len(chain)-1].Equal)
+		return slices.ContainsFunc(authorities, chain[len(chain)-1].Equal)
 	})
 }
