@@ -45,7 +45,8 @@ type Options struct {
 
 	// Vouched reports whether a client's certificate counts still, which TLS
 	// verified when the connection began; nil takes all of them.
-	Vouched     func(*tls.ConnectionState) bool
+	Vouched func(*tls.ConnectionState) bool
+
 	RequireAuth bool
 	Proxies     []netip.Prefix // whose X-Forwarded-For counts
 	PerAddress  limit.Rate

@@ -393,7 +393,11 @@ func TestStreamThatIsLetInWhileCredentialsAreTakenAwayEnds(t *testing.T) {
 		}
 	})
 	asked.Store(0)
-	<-r.listen("").ended
+	select {
+	case <-r.listen("").ended:
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "the stream outlives its credentials")
+	}
 	require.Contains(t, r.metricsText(), `telemark_registry_streams_ended_total{why="credentials"} 1`)
 }
 
