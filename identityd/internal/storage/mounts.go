@@ -33,7 +33,7 @@ func parseMountinfo(b []byte) ([]mount, error) {
 		// Only these separate: other white space stands in paths as it is.
 		fields := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
 		separator := slices.Index(fields, "-")
-		if separator < 6 || separator+1 >= len(fields) {
+		if separator < 6 || separator+1 >= len(fields) || fields[separator+1] == "" {
 			return nil, errMountinfo
 		}
 		point, ok := unescape(fields[4])
