@@ -2,11 +2,14 @@ package digest
 
 import (
 	"bytes"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -336,5 +339,51 @@ func (b Block) setSchemaURL(u string) {
 		b.logs.SetSchemaUrl(u)
 	default:
 		b.traces.SetSchemaUrl(u)
+	}
+}
+
+// TestNoLengthIsTakenForAHiddenField walks over the lengths at which one more byte
+// is needed to say them: a size that is computed wrong would refuse honest data.
+func TestNoLengthIsTakenForAHiddenField(t *testing.T) {
+	values := map[string]func(pcommon.Value){
+		"empty":  func(pcommon.Value) {},
+		"bool":   func(v pcommon.Value) { v.SetBool(true) },
+		"double": func(v pcommon.Value) { v.SetDouble(1.5) },
+	}
+	lengths := []int{16_300, 16_370, 16_383, 16_384}
+	for n := range 140 {
+		lengths = append(lengths, n)
+	}
+	for _, n := range lengths {
+		values[fmt.Sprint("string of ", n)] = func(v pcommon.Value) { v.SetStr(strings.Repeat("v", n)) }
+		values[fmt.Sprint("bytes of ", n)] = func(v pcommon.Value) { v.SetEmptyBytes().FromRaw(make([]byte, n)) }
+		values[fmt.Sprint("list with a string of ", n)] = func(v pcommon.Value) {
+			v.SetEmptySlice().AppendEmpty().SetStr(strings.Repeat("v", n))
+		}
+		values[fmt.Sprint("map with a string of ", n)] = func(v pcommon.Value) { v.SetEmptyMap().PutStr("k", strings.Repeat("v", n)) }
+	}
+	for n := range 64 {
+		values[fmt.Sprint("integer of bits ", n)] = func(v pcommon.Value) { v.SetInt(1<<n - 1) }
+	}
+	values["negative integer"] = func(v pcommon.Value) { v.SetInt(-1) }
+
+	keys := []int{16_383, 16_384}
+	for n := range 140 {
+		keys = append(keys, n)
+	}
+	for name, set := range values {
+		for _, k := range keys {
+			key := strings.Repeat("k", k)
+			ld := plog.NewLogs()
+			rl := ld.ResourceLogs().AppendEmpty()
+			sl := rl.ScopeLogs().AppendEmpty()
+			lr := sl.LogRecords().AppendEmpty()
+			for _, attrs := range []pcommon.Map{rl.Resource().Attributes(), sl.Scope().Attributes(), lr.Attributes(), lr.Body().SetEmptyMap()} {
+				set(attrs.PutEmpty(key))
+			}
+			if _, err := FromLogs(ld).At(0).Prepare(0); err != nil {
+				require.NoError(t, err, "key of %d bytes, %s", k, name)
+			}
+		}
 	}
 }

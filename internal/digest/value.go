@@ -26,17 +26,22 @@ func (w *walker) attrs(b []byte, tag byte, m pcommon.Map, depth int) []byte {
 	return b
 }
 
-// shortKV bounds the sum of key and value for which all lengths of a KeyValue
-// are single bytes, in C and in protobuf.
+// A KeyValue whose lengths are single bytes, in C and in protobuf:
+//
+//	0a klen key | 12 vlen AnyValue      at most 7f bytes
+//
+// shortKV bounds the sum of key and AnyValue, shortStr that of key and string
+// (the AnyValue has its tag and length too), maxShortKey the key of any integer.
 const (
 	shortKV     = 0x7f - 4
+	shortStr    = shortKV - 2
 	maxShortKey = shortKV - 1 - binary.MaxVarintLen64
 )
 
 func (w *walker) keyValue(b []byte, tag byte, k string, v pcommon.Value, depth int) []byte {
 	if k != "" && len(k) <= maxShortKey {
 		if s := v.Str(); s != "" {
-			if len(k)+len(s) <= shortKV {
+			if len(k)+len(s) <= shortStr {
 				return w.shortString(b, tag, k, s)
 			}
 		} else if v.Type() == pcommon.ValueTypeInt {
