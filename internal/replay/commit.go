@@ -191,7 +191,7 @@ func (l *Local) write(ctx context.Context, b *batch) {
 	} else {
 		for _, w := range u.windows {
 			w.wrote()
-			w.confirmsOn = w.confirmsOut
+			w.confirmsOn, w.nonceTimesOn = w.confirmsOut, w.nonceTimesOut
 		}
 	}
 	l.mu.Unlock()
@@ -238,7 +238,7 @@ func (l *Local) encodeUnsaved(u *unsaved) (deletes []string, puts []Record) {
 		puts = append(puts, Record{key, seal(key, kind, body)})
 	}
 	for _, w := range u.windows {
-		w.dirty, w.confirmsOut = false, w.confirms
+		w.dirty, w.confirmsOut, w.nonceTimesOut = false, w.confirms, w.nonceTimes
 		if l.closed {
 			w.end()
 		} else {

@@ -179,6 +179,7 @@ func (w *window) readFacts(r *reader) {
 		w.location = &LatLon{r.float(), r.float()}
 	}
 	w.lastT, w.lastSeen = r.time(), r.time()
+	w.nonceTimesOn = w.nonceTimes
 	for _, v := range [...]*uint64{&w.verified, &w.duplicates, &w.lateFills, &w.gapsClosed, &w.owed, &w.farewell} {
 		*v = r.uv()
 	}

@@ -17,7 +17,8 @@
 // arrives later is accepted and counted as a late fill. Holes are closed
 // after Limits.MaxDelay, when no block that belongs there can pass the nonce
 // check any more, or when a window would need more than Limits.MaxRanges
-// ranges (then the lowest reported one). What arrives in a closed hole is
+// ranges (then the lowest reported one, or else the lowest, reported with it: waiting
+// would hold up everybody in the same requests). What arrives in a closed hole is
 // too_late. The ranges closed are remembered, at most 64 per stream; beyond that
 // neighbours are merged, so that a block that had been confirmed between two
 // holes that were given up may be called too_late, but a block that never was

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/telemark-otel/telemark/internal/reason"
@@ -23,7 +24,8 @@ type keyState struct {
 	lastT  int64         // ms, newest nonce in them
 	epochs []*epochState // ascending
 
-	partialBytes int // bitmaps of incomplete blocks
+	partialBytes int   // bitmaps of incomplete blocks
+	noRoom       int64 // ms, until when looking for room for more is in vain; not durable
 
 	record string // its key in the Persister
 	dirty  bool
@@ -220,36 +222,84 @@ func (l *Local) drop(c *call, k *keyState, e *epochState, r *SweepReport) (strea
 	return len(e.windows)
 }
 
+// Giving incomplete blocks up for lack of room means looking at all of the key, so
+// a part of the room is made at once, and what was in vain is not tried again soon.
+const (
+	roomParts = 16    // one part in so many
+	roomPause = 1_000 // ms
+)
+
 // roomForParts makes room for more bitmaps of incomplete blocks, other ones than wanted.
 func (k *keyState) roomForParts(c *call, bytes int, wanted *partial) bool {
-	for k.partialBytes+bytes > c.lim.MaxPartial {
-		if !k.giveUpOldest(c, wanted) {
-			return false
-		}
+	over := k.partialBytes + bytes - c.lim.MaxPartial
+	if over > 0 && k.noRoom <= c.now {
+		k.giveUpOldest(c, over, over+c.lim.MaxPartial/roomParts, wanted)
 	}
-	return true
+	return k.partialBytes+bytes <= c.lim.MaxPartial
 }
 
-// giveUpOldest gives up the incomplete block that waits longest of those whose
-// missing items were reported.
-func (k *keyState) giveUpOldest(c *call, wanted *partial) bool {
-	var oldest *window
-	at := 0
+// giveUpOldest gives up the incomplete blocks that wait longest of those whose
+// missing items were reported, until enough bytes are free; less than least are in vain.
+func (k *keyState) giveUpOldest(c *call, least, enough int, wanted *partial) {
+	type waiting struct {
+		since int64
+		bytes int
+	}
+	var all []waiting
+	dispensable := func(p *partial) bool { return p != wanted && p.reported && !p.live(c.now) }
 	for _, e := range k.epochs {
 		for _, w := range e.windows {
-			for i, p := range w.partials {
-				if p != wanted && p.reported && !p.live(c.now) && (oldest == nil || p.since < oldest.partials[at].since) {
-					oldest, at = w, i
+			for _, p := range w.partials {
+				if dispensable(p) {
+					all = append(all, waiting{p.since, p.bytes()})
 				}
 			}
 		}
 	}
-	if oldest == nil {
-		return false
+	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
+	freed, last, left := 0, int64(0), 0
+	for _, p := range all {
+		if freed >= enough {
+			break
+		}
+		if p.since != last {
+			last, left = p.since, enough-freed // how much of those of one time has to go
+		}
+		freed += p.bytes
 	}
-	oldest.giveUpPart(c, at)
-	c.others = append(c.others, oldest)
-	return true
+	if freed < least {
+		k.noRoom = c.now + roomPause
+		return
+	}
+	for _, e := range k.epochs {
+		for _, w := range e.windows {
+			if w.giveUpWhere(c, func(p *partial) bool {
+				if !dispensable(p) || p.since > last || p.since == last && left <= 0 {
+					return false
+				}
+				if p.since == last {
+					left -= p.bytes()
+				}
+				return true
+			}) {
+				c.others = append(c.others, w)
+			}
+		}
+	}
+}
+
+// giveUpWhere gives up the incomplete blocks for which which answers true, and
+// says whether there were any.
+func (w *window) giveUpWhere(c *call, which func(*partial) bool) (some bool) {
+	for i := 0; i < len(w.partials); {
+		if !which(w.partials[i]) {
+			i++
+			continue
+		}
+		w.giveUpPart(c, i)
+		some = true
+	}
+	return some
 }
 
 // retireDue retires what no nonce can bring back: epochs below the latest one,

@@ -217,12 +217,10 @@ func (l *Local) claim(c *call, at *cursor, b *Block, o *Outcome) {
 	switch o.Reason {
 	case "":
 		l.learnTravel(c, w, b)
-		if b.Issued.IsZero() {
-			w.untimed = true
-		} else {
-			w.lastT = max(w.lastT, b.Issued.UnixMilli())
-		}
-		if covered := w.covers(b.No); covered && !l.failing {
+		// A process that dies must not leave a window that is taken for expired while
+		// what it handed on can still come.
+		known := w.learn(b.Issued, w.nonceTimesOn)
+		if covered := w.covers(b.No); covered && known && !l.failing {
 			l.note(w)
 		} else {
 			l.hurried(w)

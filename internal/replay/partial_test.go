@@ -280,3 +280,30 @@ func TestLateFragmentDoesNotPushOutItsOwnBlock(t *testing.T) {
 	}
 	require.Equal(t, sum, l.keys[keyID{scopeA, kidA}].partialBytes)
 }
+
+// A key at its bound must not have all of its incomplete blocks looked at for each
+// fragment: that would hold up the windows of everybody.
+func TestRoomForFragmentsIsMadeForManyAtOnce(t *testing.T) {
+	const most = 512 // bitmaps of 8 bytes
+	l := memory(t, func(l *Limits) { l.MaxPartial = 8 * most })
+	k := func() *keyState { return l.keys[keyID{scopeA, kidA}] }
+	no := uint64(0)
+	fragment := func(now time.Time) Outcome {
+		no++
+		return claimAll(t, l, now, blk(no, issued(now), parts(2, at(0)...)))[0]
+	}
+	o := fragment(t0)
+	for ; o.Reason == ""; o = fragment(t0) {
+		confirm(t, l, t0, o)
+	}
+	require.Equal(t, reason.WindowFull, o.Reason, "nothing was reported yet")
+	require.Greater(t, k().partialBytes, 8*most-16)
+	require.Equal(t, t0.UnixMilli()+roomPause, k().noRoom, "and that is not found out again for each")
+
+	now := t0.Add(time.Minute)
+	sweep(t, l, now)
+	confirm(t, l, now, fragment(now))
+	require.LessOrEqual(t, k().partialBytes, 8*most*(roomParts-1)/roomParts+16)
+	require.Greater(t, k().partialBytes, 8*most/2, "no more than needed")
+	refused(t, l, now, blk(1, parts(2, at(1)...)), reason.TooLate) // the oldest went first
+}

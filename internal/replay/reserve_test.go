@@ -249,3 +249,23 @@ func TestStoreOfTheFormatBeforeIsTakenOver(t *testing.T) {
 		refused(t, open(t, t0, d.reload()), t0, blk(n+1), reason.Duplicate)
 	}
 }
+
+// What was handed on under a reservation may come for as long as its nonce is
+// good, also for the process that comes after.
+func TestCleanupAfterACrashKeepsWhatMayHaveBeenHandedOn(t *testing.T) {
+	d := newDisk()
+	l := open(t, t0, d)
+	acceptNumbers(t, l, t0, 1, 2, 3, 4)
+	for name, again := range map[string]Block{"later nonce": blk(5, issued(t0.Add(time.Hour))), "no nonce": blk(6, issued(time.Time{}))} {
+		writes := d.writes
+		require.Empty(t, claim1(t, l, t0.Add(time.Hour), again).Reason)
+		require.Equal(t, writes+1, d.writes, name)
+	}
+	l = open(t, t0.Add(time.Hour), d.reload()) // the process died
+	later := t0.Add(24*time.Hour + 30*time.Minute)
+	_, err := l.Cleanup(t.Context(), later)
+	require.NoError(t, err)
+	again := claim1(t, l, later, blk(5, issued(t0.Add(time.Hour))))
+	require.Empty(t, again.Reason)
+	require.True(t, again.Redelivery)
+}

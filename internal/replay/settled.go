@@ -153,8 +153,8 @@ func (s *settled) markClosed(r run) {
 		}
 		return 1
 	})
-	if at > 0 && s.closed[at-1].hi+1 == r.lo {
-		s.closed[at-1].hi = r.hi
+	if at > 0 && s.closed[at-1].hi+1 >= r.lo { // a range of several holes may hold it already
+		s.closed[at-1].hi = max(s.closed[at-1].hi, r.hi)
 		return
 	}
 	s.closed = slices.Insert(s.closed, at, r)

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"slices"
+	"time"
 
 	"github.com/telemark-otel/telemark/internal/reason"
 )
@@ -24,11 +25,10 @@ type window struct {
 	owed       uint64 // missing blocks that no report has counted yet
 	owedClosed uint64 // closed ones that no report has counted yet
 
-	lastT    int64 // ms, newest nonce claimed under
+	nonceTimes
 	lastSeen int64 // ms, newest confirm
 	farewell uint64
 	location *LatLon
-	untimed  bool // something came without a nonce
 	running  bool // the stream was running before the store knew it
 
 	// Not durable.
@@ -39,10 +39,29 @@ type window struct {
 	confirmsOut uint64 // confirms, in the write that began last
 	confirmsOn  uint64 // confirms that are durable
 
+	nonceTimesOut nonceTimes // in the write that began last
+	nonceTimesOn  nonceTimes // durable
+
 	record  string // its key in the Persister
 	dirty   bool   // to be written
 	touched bool   // changed by the call that holds the lock
 	dead    bool   // dropped: nothing is written any more
+}
+
+// nonceTimes say until when blocks of the window can come.
+type nonceTimes struct {
+	lastT   int64 // ms, newest nonce claimed under
+	untimed bool  // something came without a nonce
+}
+
+// learn notes a claim and says whether what is durable knew as much.
+func (t *nonceTimes) learn(issued time.Time, durable nonceTimes) bool {
+	if issued.IsZero() {
+		t.untimed = true
+		return durable.untimed
+	}
+	t.lastT = max(t.lastT, issued.UnixMilli())
+	return durable.lastT >= issued.UnixMilli()
 }
 
 // call is what all blocks of one Claim, Confirm or Sweep have in common.
@@ -168,7 +187,23 @@ func (w *window) room(c *call, no uint64) bool {
 	if !w.isolated(no) || len(w.settled.spans)+w.flights.isolated+len(w.partials) < c.lim.MaxRanges {
 		return true
 	}
-	return w.closeLowest(c, no) || w.giveUpLowest(c)
+	return w.closeLowest(c, no) || w.giveUpLowest(c) || w.closeEarly(c, no)
+}
+
+// closeEarly reports and closes the lowest hole that no does not stand in, before
+// its time. Waiting for that would hold up who travels in the same requests, and
+// whoever keeps every second block of a stream back could make everybody wait.
+func (w *window) closeEarly(c *call, no uint64) bool {
+	for i := range w.settled.spans {
+		lo, hi := w.settled.hole(i)
+		if w.settled.spans[i].flags != 0 || no >= lo && no <= hi || w.busy(lo, hi, c.now) {
+			continue
+		}
+		w.owed += w.report(i, c.now)
+		w.owedClosed += w.close(i)
+		return true
+	}
+	return false
 }
 
 // closeLowest closes the lowest hole that was reported and that no does not stand in.

@@ -202,8 +202,7 @@ func TestReleasedBlockInAReportedHoleIsReportedToo(t *testing.T) {
 func TestManyHolesCloseTheLowestReportedOne(t *testing.T) {
 	l := memory(t, func(l *Limits) { l.MaxRanges = 4 })
 	acceptNumbers(t, l, t0, 2, 4, 6, 8)
-	refused(t, l, t0, blk(10), reason.WindowFull) // nothing reported: nothing may be closed
-	acceptNumbers(t, l, t0, 9)                    // no new range
+	acceptNumbers(t, l, t0, 9) // no new range
 	require.Equal(t, uint64(4), sweep(t, l, t0.Add(time.Minute)).GapsReported)
 	acceptNumbers(t, l, t0.Add(time.Minute), 11)
 	r := sweep(t, l, t0.Add(time.Minute))
@@ -211,6 +210,47 @@ func TestManyHolesCloseTheLowestReportedOne(t *testing.T) {
 	refused(t, l, t0.Add(time.Minute), blk(1), reason.TooLate)
 	refused(t, l, t0.Add(time.Minute), blk(2), reason.Duplicate)
 	acceptNumbers(t, l, t0.Add(time.Minute), 3)
+}
+
+// Who keeps back every second block of a stream, or sends them to another
+// verifier, must not make wait what travels with the others.
+func TestManyHolesDoNotWaitForTheirReport(t *testing.T) {
+	l := memory(t, func(l *Limits) { l.MaxRanges = 4 })
+	acceptNumbers(t, l, t0, 2, 4, 6, 8)
+	slow := claim1(t, l, t0, blk(1))
+	acceptNumbers(t, l, t0, 10)
+	r := sweep(t, l, t0)
+	require.Equal(t, uint64(1), r.GapsReported, "3: what is being delivered is not missing")
+	require.Equal(t, uint64(1), r.GapsClosed)
+	refused(t, l, t0, blk(3), reason.TooLate)
+	confirm(t, l, t0, slow)
+	acceptNumbers(t, l, t0, 5)
+	for n := uint64(12); n < 200; n += 2 {
+		acceptNumbers(t, l, t0, n)
+	}
+	require.Equal(t, uint64(96), sweep(t, l, t0.Add(time.Minute)).GapsReported, "7, 9, … 197, each once")
+}
+
+// A range of closed holes that holds others between them is not cut short by one
+// of those that is closed later.
+func TestHoleClosedWithinAMergedRangeStaysTooLate(t *testing.T) {
+	l := memory(t)
+	var evens []Block
+	for n := uint64(2); n <= 2048; n += 2 {
+		evens = append(evens, blk(n))
+	}
+	accept(t, l, t0, evens...)
+	now := t0.Add(time.Minute)
+	sweep(t, l, now)
+	slow := claim1(t, l, now, blk(3))
+	for n := uint64(2050); n < 2050+2*80; n += 2 {
+		accept(t, l, now, blk(n, issued(now)))
+	}
+	release(t, l, now, slow)
+	accept(t, l, now, blk(2250, issued(now)))
+	for n := uint64(5); n < 100; n += 2 {
+		refused(t, l, now, blk(n), reason.TooLate)
+	}
 }
 
 func TestNumberAcceptedOnceIsNeverCalledNew(t *testing.T) {
