@@ -152,6 +152,7 @@ var (
 	ErrReceipts     = errors.New("receipts must be strip or keep")
 	ErrEmit         = errors.New("emit must be all or refused")
 	ErrEmitMode     = errors.New("emit: refused needs mode observe, in every other mode refused blocks do not go on")
+	ErrEmitUnsigned = errors.New("emit: refused needs unsigned: drop, or data without a receipt would be neither refused nor handed on")
 	ErrHeartbeats   = errors.New("heartbeats must be pass or drop, or absent")
 	ErrCheckBeats   = errors.New("heartbeats: drop does not go with mode check: the verifier behind it would see gaps")
 	ErrObserve      = errors.New("mode observe needs attributes::verdict, or refused data could not be told from verified data")

@@ -49,7 +49,7 @@ func TestConfigurationsAreRead(t *testing.T) {
 	all.Location.Within = nil
 	require.Equal(t, &Config{
 		Mode:         ModeObserve,
-		Emit:         EmitRefused,
+		Emit:         EmitAll,
 		Nonce:        &second,
 		Keys:         keys,
 		Unsigned:     UnsignedTag,
@@ -102,6 +102,7 @@ func TestValidateNamesTheKeyAndTheWayOut(t *testing.T) {
 		"observe, no verdict":   {func(c *Config) { c.Mode, c.Attributes.Verdict = ModeObserve, false }, ErrObserve, "attributes::verdict"},
 		"receipts":              {func(c *Config) { c.Receipts = "drop" }, ErrReceipts, "receipts"},
 		"emit":                  {func(c *Config) { c.Emit = "some" }, ErrEmit, "emit"},
+		"emit, unsigned":        {func(c *Config) { c.Mode, c.Emit, c.Unsigned = ModeObserve, EmitRefused, UnsignedTag }, ErrEmitUnsigned, "unsigned"},
 		"emit refused, enforce": {func(c *Config) { c.Emit = EmitRefused }, ErrEmitMode, "emit"},
 		"heartbeats":            {func(c *Config) { c.Heartbeats = "yes" }, ErrHeartbeats, "heartbeats"},
 		"bind":                  {func(c *Config) { c.Bind = map[string]string{"host.name": "hostname"} }, ErrBind, "bind"},

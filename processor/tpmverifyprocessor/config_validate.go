@@ -82,5 +82,8 @@ func (c *Config) validateVerdicts() error {
 	if c.Emit == EmitRefused && c.Mode != ModeObserve {
 		errs = append(errs, ErrEmitMode)
 	}
+	if c.Emit == EmitRefused && c.Unsigned != UnsignedDrop {
+		errs = append(errs, ErrEmitUnsigned)
+	}
 	return errors.Join(errs...)
 }

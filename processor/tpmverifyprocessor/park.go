@@ -29,7 +29,8 @@ import (
 //	e<n>         version 1 | parked at, Unix ms 8 | OTLP protobuf of one block
 //
 // A crash between delivery and removal leaves an entry whose block the windows
-// know as accepted, so that it is dropped as a duplicate after the restart.
+// know as accepted, so that it is dropped as a duplicate after the restart; what
+// claims nothing (mode check, unsigned blocks) comes twice then.
 type park struct {
 	client storage.Client
 	cfg    ParkConfig
@@ -39,6 +40,9 @@ type park struct {
 	// changed returns a channel that is closed when the source of keys knows
 	// more; nil where it does not tell.
 	changed func() <-chan struct{}
+
+	// done are the entries that were decided and could not be removed. Of tryAll.
+	done map[uint64]struct{}
 
 	mu         sync.Mutex // guards what follows, and the order of writes
 	head, tail uint64
@@ -75,6 +79,7 @@ func openPark(ctx context.Context, client storage.Client, cfg ParkConfig, signal
 		signal: signal,
 		meters: m,
 		wake:   make(chan struct{}, 1),
+		done:   map[uint64]struct{}{},
 		sizes:  map[uint64]int64{},
 	}
 	var err error
@@ -268,22 +273,25 @@ func (p *park) tryAll(ctx context.Context, logger *zap.Logger, entries []uint64,
 		if ctx.Err() != nil {
 			return progress
 		}
-		at, blocks, err := p.get(ctx, n)
-		switch {
-		case errors.Is(err, errParkDamaged):
-			logger.Error("a parked block cannot be read and is given up", zap.Error(err))
-		case err != nil:
-			logger.Warn("parked blocks cannot be read", zap.Error(err))
-			return progress
-		case !judge(ctx, at, blocks):
-			continue
+		if _, done := p.done[n]; !done {
+			at, blocks, err := p.get(ctx, n)
+			switch {
+			case errors.Is(err, errParkDamaged):
+				logger.Error("a parked block cannot be read and is given up", zap.Error(err))
+			case err != nil:
+				logger.Warn("parked blocks cannot be read", zap.Error(err))
+				return progress
+			case !judge(ctx, at, blocks):
+				continue
+			}
+			// Windows do not know every block: not the unsigned, and none in mode check.
+			p.done[n] = struct{}{}
 		}
-		// It was judged: the windows know it, so that a removal that fails
-		// costs a duplicate, nothing else.
 		if err := p.remove(context.WithoutCancel(ctx), n); err != nil {
-			logger.Warn("a parked block was delivered and cannot be removed", zap.Error(err))
+			logger.Warn("a parked block was decided and cannot be removed", zap.Error(err))
 			return progress
 		}
+		delete(p.done, n)
 		progress = true
 	}
 	return progress

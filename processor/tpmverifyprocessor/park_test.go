@@ -2,6 +2,7 @@ package tpmverifyprocessor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -286,4 +287,82 @@ func TestParkedFragmentIsKeptWhileAnotherRequestHoldsSomeOfItsItems(t *testing.T
 		require.True(t, r.p.unpark(t.Context(), r.now(), signtest.Copy(d)))
 		require.Equal(t, 2, r.take().Items())
 	})
+}
+
+// full is a storage whose writes begin to fail.
+type full struct {
+	storage.Extension
+	now atomic.Bool
+}
+
+func (f *full) GetClient(ctx context.Context, k component.Kind, id component.ID, name string) (storage.Client, error) {
+	c, err := f.Extension.GetClient(ctx, k, id, name)
+	return &fullClient{c, f}, err
+}
+
+type fullClient struct {
+	storage.Client
+	disk *full
+}
+
+func (c *fullClient) Batch(ctx context.Context, ops ...*storage.Operation) error {
+	if c.disk.now.Load() {
+		return errors.New("no space left on device")
+	}
+	return c.Client.Batch(ctx, ops...)
+}
+
+// learning is a source of keys that does not know all of them yet.
+type learning struct {
+	*standIn
+	known atomic.Bool
+}
+
+func (*learning) Changed() <-chan struct{} { return nil }
+func (*learning) Asking() bool             { return false }
+func (l *learning) Known() bool            { return l.known.Load() }
+
+// TestParkedBlockIsDeliveredOnceWhileItCannotBeRemoved has blocks that claim
+// nothing, so that no window would find them to be duplicates.
+func TestParkedBlockIsDeliveredOnceWhileItCannotBeRemoved(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Config)
+		data   func(*rig) digest.Batch
+	}{
+		"unsigned":  {func(c *Config) { c.Unsigned = UnsignedTag }, func(*rig) digest.Batch { return signtest.Data(block.Logs, "somebody", 2) }},
+		"check":     {func(c *Config) { c.Mode = ModeCheck }, func(r *rig) digest.Batch { return r.signed(0) }},
+		"claimable": {func(*Config) {}, func(r *rig) digest.Batch { return r.signed(0) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files, stop := openStorage(t, t.TempDir())
+			defer stop()
+			disk := &full{Extension: files}
+			r := prepareRig(t, block.Logs, withConfig(func(cfg *Config) {
+				cfg.Park.Storage = &storageID
+				c.change(cfg)
+			}))
+			reg := &learning{standIn: newRegistry(r.machines)}
+			reg.silent.Store(true)
+			r.p.keys = reg
+			r.host.extensions[storageID] = disk
+			require.NoError(t, r.p.Start(t.Context(), r.host))
+			defer r.shutdown()
+			require.NoError(t, r.send(c.data(r)))
+			require.Zero(t, r.calls())
+
+			try := func() { r.p.park.tryAll(t.Context(), r.p.logger, r.p.park.waiting(), r.p.unpark) }
+			disk.now.Store(true)
+			reg.known.Store(true)
+			reg.silent.Store(false)
+			for range 5 {
+				try()
+			}
+			require.Equal(t, 1, r.calls())
+			require.Len(t, r.p.park.waiting(), 1)
+			disk.now.Store(false)
+			try()
+			require.Equal(t, 1, r.calls())
+			require.Empty(t, r.p.park.waiting())
+		})
+	}
 }
