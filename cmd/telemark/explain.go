@@ -141,7 +141,7 @@ func explainFile(cmd *cobra.Command, file, keys, areas, signal string) error {
 		}
 	}
 	err = show(cmd, out, func(w io.Writer) {
-		sayRefused(w, out, keys != "")
+		sayRefused(w, out)
 		for _, u := range bad {
 			say(w, "%s, %s: cannot be read: %s", u.File, u.Where, u.Error)
 		}
@@ -181,13 +181,13 @@ func why(f *audit.Finding) reason.Reason {
 	return ""
 }
 
-func sayRefused(w io.Writer, all []refused, keys bool) {
+func sayRefused(w io.Writer, all []refused) {
 	for i := range all {
 		e := &all[i]
 		say(w, "%d × %s", e.Blocks, e.Reason)
 		e.sayBody(w)
 		for j := range e.Examples {
-			sayExample(w, &e.Examples[j], keys)
+			sayExample(w, &e.Examples[j], e.Reason)
 		}
 		if more := e.Blocks - len(e.Examples); more > 0 {
 			say(w, "    and %d more", more)
@@ -196,7 +196,7 @@ func sayRefused(w io.Writer, all []refused, keys bool) {
 	}
 }
 
-func sayExample(w io.Writer, f *audit.Finding, keys bool) {
+func sayExample(w io.Writer, f *audit.Finding, why string) {
 	say(w, "  %s: %s, %s", place(f), f.Signal, count(f.Items, "item"))
 	if c := f.Claims; c != nil {
 		say(w, "    from     %s, stream %s, epoch %d, block %d", strings.TrimSpace("kid "+short(c.KID)+" "+c.Name), c.Stream, c.Epoch, c.Block)
@@ -207,6 +207,8 @@ func sayExample(w io.Writer, f *audit.Finding, keys bool) {
 		now += ": " + f.Detail
 	case f.Verdict == audit.Unverified:
 		now = "the content fits its receipt; the signature needs --keys"
+	case f.OK() && why == string(reason.ReservedAttribute):
+		now = "content, proof and signature hold: what it carried under telemark.* was taken off before it was kept"
 	case f.OK():
 		now = "content, proof and signature hold: it was refused for what only the collector knew (nonce, policy or replay)"
 	}

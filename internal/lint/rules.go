@@ -25,9 +25,9 @@ var rules = []Rule{
 	},
 	{
 		ID: "changed-before-archive", Severity: Error,
-		Title:   "a processor changes data that keeps its receipts",
-		Why:     "With `receipts: keep` the data is exported as evidence, but after this processor it no longer fits its receipts, and nobody can verify it again.",
-		Instead: "Export the evidence unchanged; forward a copy through `tpmverify` with `mode: strip` and change that.",
+		Title:   "data that keeps its receipts is changed or split",
+		Why:     "With `receipts: keep` the data is exported as evidence, but after this it no longer fits its receipts, and nobody can verify it again.",
+		Instead: "Export the evidence unchanged, without a maximum size; forward a copy through `tpmverify` with `mode: strip` and change that. If all signers set `tolerate: [split]`, tell this check with `--tolerate split`.",
 		check:   changedBeforeArchive,
 	},
 	{

@@ -129,6 +129,9 @@ func changedBeforeArchive(m *model, report reporter) {
 			if e, c := effectOf(s); e == changes {
 				report(s.use, s.id+" "+c.does)
 			}
+			if path, what := splits(s); path != nil && !m.opts.Tolerate.Has(block.Split) {
+				report(path, what)
+			}
 		}
 	}
 }
