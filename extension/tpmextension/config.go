@@ -56,7 +56,7 @@ type Config struct {
 	// soonest, while blocks keep waiting: a TPM that is faster then signs larger
 	// groups, which saves its computer a millisecond of work each. A TPM that is
 	// slower and a block that nobody waits with are not delayed. 0 to 1s; 0
-	// means at once. Default 20ms.
+	// means at once. Default 50ms.
 	GroupInterval time.Duration `mapstructure:"group_interval"`
 
 	// MaxWaiting is how many blocks may wait for a signature: from max_group

@@ -37,7 +37,8 @@ type origin struct {
 // epochSource gives every start its epoch, higher than any before.
 type epochSource interface {
 	// next returns the origin of this start. The epoch is durable when it
-	// returns. It may be called again after an error, which may skip epochs.
+	// returns, and above key.floor. It may be called again after an error, which
+	// may skip epochs.
 	next(ctx context.Context, key keyFacts) (origin, error)
 	// save keeps the chain from then on, durably where there is somewhere.
 	save(ctx context.Context, kid []byte, state group.State) error
@@ -46,8 +47,10 @@ type epochSource interface {
 
 // keyFacts is what an epoch depends on.
 type keyFacts struct {
-	kid   []byte
-	fresh bool // made in this start: nothing can have been signed with it
+	kid     []byte
+	fresh   bool   // made in this start: nothing can have been signed with it
+	foreign bool   // made by others, who may have signed with it before
+	floor   uint64 // the highest epoch that it is known to have begun, whoever counted it
 }
 
 // storedEpochs keeps, for each key, the last statement in a storage extension:
@@ -78,6 +81,11 @@ func (s *storedEpochs) next(ctx context.Context, key keyFacts) (origin, error) {
 	if err != nil {
 		return origin{}, err
 	}
+	if last.Epoch < key.floor {
+		// Others have counted since. What they signed last is not known here, so
+		// that no statement can be named.
+		last = group.State{Epoch: key.floor}
+	}
 	if last.Epoch >= maxEpoch {
 		return origin{}, errEpochExceeded
 	}
@@ -103,13 +111,19 @@ func (s *storedEpochs) load(ctx context.Context, key keyFacts) (group.State, err
 			return group.State{}, fmt.Errorf("%w: %w", errStateDamaged, err)
 		}
 	case !key.fresh:
-		now := s.now()
-		if now.Before(firstEpochTime) {
-			return group.State{}, fmt.Errorf("%w: it shows %v", errClockUnset, now)
+		if state.Epoch, err = aboveAll(s.now()); err != nil {
+			return group.State{}, err
 		}
-		state.Epoch = uint64(now.Unix())
 	}
 	return state, nil
+}
+
+// aboveAll returns an epoch that is above those which nobody here knows.
+func aboveAll(now time.Time) (uint64, error) {
+	if now.Before(firstEpochTime) {
+		return 0, fmt.Errorf("%w: it shows %v", errClockUnset, now)
+	}
+	return uint64(now.Unix()), nil
 }
 
 func (s *storedEpochs) save(ctx context.Context, kid []byte, state group.State) error {
@@ -135,17 +149,27 @@ type counter func(ctx context.Context) (uint64, error)
 // nowhere to keep its end.
 type countedEpochs struct {
 	increment counter
+	now       func() time.Time
 }
 
-func (c countedEpochs) next(ctx context.Context, _ keyFacts) (origin, error) {
+// next never falls behind what was counted elsewhere: the counter may be a new
+// one, at another index, or may have stood still while a storage counted.
+func (c countedEpochs) next(ctx context.Context, key keyFacts) (origin, error) {
+	floor := key.floor
+	if floor == 0 && key.foreign {
+		var err error
+		if floor, err = aboveAll(c.now()); err != nil {
+			return origin{}, err
+		}
+	}
 	epoch, err := c.increment(ctx)
 	if err != nil {
 		return origin{}, fmt.Errorf("increment the epoch counter in the TPM: %w", err)
 	}
-	if epoch == 0 || epoch > maxEpoch {
-		return origin{}, fmt.Errorf("%w: counter at %d", errEpochExceeded, epoch)
+	if epoch == 0 || epoch > maxEpoch || floor >= maxEpoch {
+		return origin{}, fmt.Errorf("%w: counter at %d, %d was used", errEpochExceeded, epoch, floor)
 	}
-	return origin{epoch: epoch}, nil
+	return origin{epoch: max(epoch, floor+1)}, nil
 }
 
 func (countedEpochs) save(context.Context, []byte, group.State) error { return nil }

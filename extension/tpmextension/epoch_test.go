@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -170,6 +171,7 @@ type brokenStorage struct {
 	storage.Client
 
 	broken atomic.Bool
+	hangs  atomic.Pointer[chan struct{}] // until it is closed
 	mu     sync.Mutex
 	values map[string][]byte
 }
@@ -187,6 +189,9 @@ func (b *brokenStorage) Get(_ context.Context, key string) ([]byte, error) {
 func (b *brokenStorage) Set(_ context.Context, key string, value []byte) error {
 	if b.broken.Load() {
 		return errors.New("no space left on device")
+	}
+	if end := b.hangs.Load(); end != nil {
+		<-*end
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -244,4 +249,115 @@ func TestANewKeyBeginsItsOwnChain(t *testing.T) {
 	got, err = epochs.next(t.Context(), keyFacts{kid: testKID})
 	require.NoError(t, err)
 	require.Equal(t, origin{epoch: 8, prev: block.Digest{1}}, got)
+}
+
+// Each start of one key is above the one before, whatever keeps the epochs: an
+// epoch that is used again is an equivocation of an honest machine.
+func TestEpochsNeverFallWhenWhatKeepsThemIsExchanged(t *testing.T) {
+	device, keys, store := "swtpm:"+shortDir(t), t.TempDir(), t.TempDir()
+	otherIndex := func(c *Config) { c.NVIndex = 0x01817E1F }
+	last := &receipt.Statement{}
+	for _, start := range []struct {
+		name   string
+		config []configure
+		named  bool // the first statement names the last one of the start before
+	}{
+		{"with storage", []configure{stored}, false},
+		{"with storage again", []configure{stored}, true},
+		{"counted by the TPM", nil, false},
+		{"at another index", []configure{otherIndex}, false},
+		{"at the first index", nil, false},
+		{"with the storage of before", []configure{stored}, false},
+		{"with storage to the end", []configure{stored}, true},
+	} {
+		host := &testHost{}
+		if len(start.config) > 0 {
+			host = withStorage(t, store)
+		}
+		a := startAgent(t, host, testConfig(device, keys, start.config...))
+		got := a.sign(t, leaves("s", 1))[0]
+		require.Greater(t, got.Statement.Epoch, last.Epoch, start.name)
+		require.Less(t, got.Statement.Epoch, last.Epoch+100, start.name)
+		require.Equal(t, start.named, got.Statement.Prev != block.Digest{}, start.name)
+		last = got.Statement
+		require.NoError(t, a.Shutdown(t.Context()))
+	}
+}
+
+func TestImportedKeyDoesNotBeginItsEpochsAnew(t *testing.T) {
+	now := time.Unix(90, 0)
+	epochs := countedEpochs{increment: func(context.Context) (uint64, error) { return 1, nil }, now: func() time.Time { return now }}
+	_, err := epochs.next(t.Context(), keyFacts{kid: testKID, foreign: true})
+	require.ErrorIs(t, err, errClockUnset)
+	now = firstEpochTime
+	got, err := epochs.next(t.Context(), keyFacts{kid: testKID, foreign: true})
+	require.NoError(t, err)
+	require.Equal(t, uint64(now.Unix())+1, got.epoch)
+	got, err = epochs.next(t.Context(), keyFacts{kid: testKID, foreign: true, floor: 7})
+	require.NoError(t, err)
+	require.Equal(t, uint64(8), got.epoch)
+}
+
+func TestFileOfEpochsIsTakenForItsKeyAlone(t *testing.T) {
+	dir := t.TempDir()
+	floor, err := readFloor(dir, testKID)
+	require.NoError(t, err)
+	require.Zero(t, floor)
+	require.NoError(t, writeFloor(dir, testKID, 7))
+	floor, err = readFloor(dir, testKID)
+	require.NoError(t, err)
+	require.Equal(t, uint64(7), floor)
+	other, err := readFloor(dir, append(bytes.Clone(testKID[:33]), 0))
+	require.NoError(t, err)
+	require.Zero(t, other)
+	for _, content := range []string{"", "nonsense", `{"version": 2, "epoch": 1}`} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, epochFile), []byte(content), 0o600))
+		_, err := readFloor(dir, testKID)
+		require.ErrorIs(t, err, errStateDamaged, content)
+		require.True(t, fatal(err))
+	}
+}
+
+// An epoch that cannot be written beside the key is not counted again: the TPM's
+// memory wears out.
+func TestEpochThatCannotBeWrittenIsCountedOnce(t *testing.T) {
+	keys := filepath.Join(t.TempDir(), "missing")
+	counted := uint64(0)
+	s := &signer{cfg: &Config{Key: KeyConfig{Dir: keys}}, epochs: countedEpochs{increment: func(context.Context) (uint64, error) {
+		counted++
+		return counted, nil
+	}}}
+	for range 3 {
+		_, err := s.beginEpoch(t.Context(), keyFacts{kid: testKID})
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.False(t, fatal(err))
+	}
+	require.NoError(t, os.Mkdir(keys, 0o700))
+	from, err := s.beginEpoch(t.Context(), keyFacts{kid: testKID})
+	require.NoError(t, err)
+	require.Equal(t, origin{epoch: 1}, from)
+	require.Equal(t, uint64(1), counted)
+	floor, err := readFloor(keys, testKID)
+	require.NoError(t, err)
+	require.Equal(t, uint64(1), floor)
+}
+
+// A disk that hangs answers nothing, no error either.
+func TestStorageThatHangsIsSaid(t *testing.T) {
+	disk := &brokenStorage{values: map[string][]byte{}}
+	host := &testHost{extensions: map[component.ID]component.Component{storageID: disk}}
+	soft := newSoftware(t)
+	soft.start(t)
+	a := startAgent(t, host, testConfig(soft.device(), t.TempDir(), stored, func(c *Config) { c.CommandTimeout = minCommandTimeout }))
+	a.sign(t, leaves("s", 1))
+	end := make(chan struct{})
+	disk.hangs.Store(&end)
+	ticket := a.submit(t, leaves("s", 1))
+	require.ErrorIs(t, host.waitFor(t, componentstatus.StatusRecoverableError), errSaving)
+	require.False(t, a.Ready())
+	pending(t, ticket, "its statement is not stored")
+	disk.hangs.Store(nil)
+	close(end)
+	signed(t, ticket)
+	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
 }

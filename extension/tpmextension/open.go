@@ -79,7 +79,7 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 	if err := s.prepareEnrolment(ctx, kid); err != nil {
 		return nil, err
 	}
-	from, err := s.epochs.next(ctx, keyFacts{kid: kid, fresh: !s.opening.old})
+	from, err := s.beginEpoch(ctx, keyFacts{kid: kid, fresh: !s.opening.old, foreign: s.opening.key.Imported()})
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +97,21 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 		}
 	}
 	return o, nil
+}
+
+// beginEpoch returns where this start begins, which is written beside the key
+// too. There is one epoch to a start, however many attempts that takes.
+func (s *signer) beginEpoch(ctx context.Context, key keyFacts) (_ origin, err error) {
+	dir := s.cfg.keyDir()
+	if s.opening.from.epoch == 0 {
+		if key.floor, err = readFloor(dir, key.kid); err != nil {
+			return origin{}, err
+		}
+		if s.opening.from, err = s.epochs.next(ctx, key); err != nil {
+			return origin{}, err
+		}
+	}
+	return s.opening.from, writeFloor(dir, key.kid, s.opening.from.epoch)
 }
 
 func (s *signer) openKey(ctx context.Context) error {
@@ -135,7 +150,8 @@ func (s *signer) openKey(ctx context.Context) error {
 // openedNow publishes o.
 func (s *signer) openedNow(o *opened) {
 	s.opened.Store(o)
-	close(s.ready)
+	// Last: what the first group runs into must not be painted over.
+	defer close(s.ready)
 	s.logger.Info("signing key is ready",
 		zap.String("kid", hex.EncodeToString(o.kid)),
 		zap.String("public_key_file", filepath.Join(s.cfg.keyDir(), publicKeyFile)),

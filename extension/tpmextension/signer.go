@@ -40,9 +40,10 @@ type signer struct {
 
 	// opening is the opener's own, and after it shutdown's.
 	opening struct {
-		dev *tpm.Device
-		key *tpm.Key
-		old bool // the key was there before this start
+		dev  *tpm.Device
+		key  *tpm.Key
+		old  bool   // the key was there before this start
+		from origin // zero until there is one
 	}
 
 	opened atomic.Pointer[opened]
@@ -108,7 +109,7 @@ func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host 
 
 func (s *signer) openEpochs(ctx context.Context, host component.Host, self component.ID) (epochSource, error) {
 	if s.cfg.Storage == nil {
-		return countedEpochs{increment: func(ctx context.Context) (uint64, error) {
+		return countedEpochs{now: time.Now, increment: func(ctx context.Context) (uint64, error) {
 			value, err := s.opening.dev.Increment(ctx, s.cfg.NVIndex)
 			if err != nil {
 				err = s.failed(ctx, err)
@@ -198,9 +199,27 @@ func (s *signer) groupConfig() group.Config {
 	}
 }
 
+// errSaving says so while a storage does not answer, for which nobody else may be
+// asked: the writes of a chain come one after the other.
+var errSaving = errors.New("the storage has not written the chain state yet; does its disk hang?")
+
 // Save implements group.Chain.
 func (s *signer) Save(ctx context.Context, state group.State) error {
-	return s.epochs.save(ctx, s.opened.Load().kid, state)
+	var mu sync.Mutex
+	saved := false
+	late := time.AfterFunc(s.cfg.CommandTimeout, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !saved { // or signing may have been said to work again by now
+			s.trouble(errSaving)
+		}
+	})
+	defer late.Stop()
+	err := s.epochs.save(ctx, s.opened.Load().kid, state)
+	mu.Lock()
+	defer mu.Unlock()
+	saved = true
+	return err
 }
 
 // claims gathers what a group says beside its root. It waits for a lease of
