@@ -3,9 +3,6 @@ package ondemandreceiver
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"unicode"
@@ -37,15 +34,8 @@ type request struct {
 	data *flat // of an application
 }
 
-// parse reads a request. The server has bounded the body.
-func parse(r io.Reader, limits *ApplicationConfig) (*request, error) {
-	raw, err := io.ReadAll(r)
-	if err != nil {
-		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, refuse(reasonTooLarge, "the body is larger than %d bytes", large.Limit)
-		}
-		return nil, refuse(reasonInvalid, "the body did not arrive")
-	}
+// parse reads a request.
+func parse(raw []byte, limits *ApplicationConfig) (*request, error) {
 	var b body
 	if err := strictjson.Unmarshal(raw, &b); err != nil {
 		return nil, refuse(reasonInvalid, `the body is not of the form {"metric_type":"system"} or {"metric_type":"application","custom_data":{…}}: %s`, err)
@@ -105,11 +95,24 @@ func flatten(raw json.RawMessage, limits *ApplicationConfig) (*flat, error) {
 	return &f.out, nil
 }
 
+// maxMade is how many bytes of names and attributes custom_data may become. A
+// body's bounds do not suffice: every number carries all strings and booleans, so
+// that half of each make a thousand times as much as was sent.
+const maxMade = 4 << 20
+
+// perAttribute is what an attribute takes in OTLP beside its name and its text:
+// four tags, each with a length.
+const perAttribute = 16
+
 type flattener struct {
 	limits *ApplicationConfig
 	tokens *jsontext.Decoder
 	names  map[string]struct{}
 	out    flat
+
+	// In bytes, without what f.out.numbers multiplies.
+	numberNames int64 // of all numbers
+	attributes  int64 // of one number
 }
 
 var errTokens = refuse(reasonDataInvalid, "custom_data cannot be read")
@@ -132,8 +135,10 @@ func (f *flattener) value(name string, depth int) error {
 		if len(s) > f.limits.MaxString {
 			return refuse(reasonDataTooLarge, "the string at %.64q has %d bytes, at most %d are allowed (`application::max_string`)", name, len(s), f.limits.MaxString)
 		}
+		f.attributes += int64(perAttribute + len(name) + len(s))
 		return f.add(name, func() { f.out.attributes.PutStr(name, s) })
 	case 't', 'f':
+		f.attributes += int64(perAttribute + len(name))
 		return f.add(name, func() { f.out.attributes.PutBool(name, t.Bool()) })
 	default:
 		return errTokens
@@ -180,8 +185,8 @@ func (f *flattener) member(name, key string, depth int) error {
 	return f.value(key, depth)
 }
 
-// add counts a value, and sees to it that no two have one name: {"a.b":1,
-// "a":{"b":2}} would.
+// add counts a value and what is made of it, and sees to it that no two have one
+// name: {"a.b":1, "a":{"b":2}} would.
 func (f *flattener) add(name string, put func()) error {
 	if _, twice := f.names[name]; twice {
 		return refuse(reasonDataInvalid, "the name %.64q stands twice in custom_data", name)
@@ -191,6 +196,10 @@ func (f *flattener) add(name string, put func()) error {
 	}
 	f.names[name] = struct{}{}
 	put()
+	// Attributes wait for their numbers, and are held to the bound meanwhile.
+	if f.numberNames+max(int64(len(f.out.numbers)), 1)*f.attributes > maxMade {
+		return refuse(reasonDataTooLarge, "with %.64q custom_data makes more than %d bytes of metrics: each number carries all strings and booleans", name, maxMade)
+	}
 	return nil
 }
 
@@ -204,6 +213,7 @@ func (f *flattener) number(name string, t jsontext.Token) error {
 	} else if n.f, err = strconv.ParseFloat(t.String(), 64); err != nil {
 		return refuse(reasonDataInvalid, "the number at %.64q is too large", name)
 	}
+	f.numberNames += int64(len(name))
 	return f.add(name, func() { f.out.numbers = append(f.out.numbers, n) })
 }
 

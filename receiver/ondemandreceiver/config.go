@@ -9,12 +9,16 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/confignet"
+
+	"github.com/telemark-otel/telemark/internal/httpd"
 )
 
 // Config is the configuration of the receiver.
 type Config struct {
 	// ServerConfig is the listener. Endpoint localhost:8442 unless given; any that
-	// is not loopback needs `auth`, or `tls::client_ca_file`.
+	// is not loopback needs `auth`, or `tls::client_ca_file`. Without them requests
+	// must name localhost or a loopback address as their host. Requests for metrics
+	// have Timeout and 10 s to be answered, whatever `write_timeout` says.
 	confighttp.ServerConfig `mapstructure:",squash"`
 
 	// Timeout is how long the pipeline may take to accept what was made, 100 ms to
@@ -23,7 +27,7 @@ type Config struct {
 	Timeout time.Duration `mapstructure:"timeout"`
 
 	// MaxConcurrent requests for metrics run at a time, 1 to 1024; others are
-	// answered 503 at once.
+	// answered 503 once their body is read.
 	MaxConcurrent int `mapstructure:"max_concurrent"`
 
 	// ResourceAttributes stand on every resource. host.name is this machine's
@@ -112,17 +116,22 @@ func (c *Config) authenticatesByTLS() bool {
 	return c.TLS.HasValue() && c.TLS.Get().ClientCAFile != ""
 }
 
+// takesAnyHost says whether the host that a request names is of no matter: a
+// browser has no credentials for pages of elsewhere, and cannot reach a socket.
+func (c *Config) takesAnyHost() bool {
+	return c.Auth.HasValue() || c.authenticatesByTLS() || isSocket(&c.NetAddr)
+}
+
+// isSocket says whether a is a socket or pipe in the file system.
+func isSocket(a *confignet.AddrConfig) bool {
+	return a.Transport == confignet.TransportTypeUnix || a.Transport == confignet.TransportTypeNpipe
+}
+
 // isLocal says whether only this machine can reach a.
 func isLocal(a *confignet.AddrConfig) bool {
-	switch a.Transport {
-	case confignet.TransportTypeUnix, confignet.TransportTypeNpipe:
+	if isSocket(a) {
 		return true
-	default:
 	}
 	host, _, err := net.SplitHostPort(a.Endpoint)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && httpd.Loopback(host)
 }

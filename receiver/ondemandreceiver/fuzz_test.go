@@ -2,7 +2,6 @@ package ondemandreceiver
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,7 +15,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(`{"metric_type":"system"}`)
 	f.Add(`{"metric_type":"application","custom_data":{"a":{"b":[1,2.5,{"c":-0}]},"d":"e","f":true,"g":null}}`)
 	f.Fuzz(func(t *testing.T, body string) {
-		req, err := parse(strings.NewReader(body), limits)
+		req, err := parse([]byte(body), limits)
 		if err != nil {
 			require.NotEmpty(t, refusalOf(err).reason)
 			return

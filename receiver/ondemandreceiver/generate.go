@@ -24,6 +24,9 @@ const (
 	// payloadID is the scope attribute by which a request's metrics are found
 	// again in an archive.
 	payloadID = "ondemand.payload_id"
+	// ofApplication ends the name of the scope of what an application said, so that
+	// under names of the conventions it does not pass for what was measured here.
+	ofApplication = "/application"
 )
 
 // newPayloadID is 16 random bytes in hex.
@@ -37,7 +40,6 @@ func newPayloadID() string {
 func (o *ondemand) build(ctx context.Context, req *request, id string, now time.Time) (pmetric.Metrics, error) {
 	md := pmetric.NewMetrics()
 	rm := md.ResourceMetrics().AppendEmpty()
-	rm.SetSchemaUrl(semconv.SchemaURL)
 	for k, v := range o.host {
 		rm.Resource().Attributes().PutStr(k, v)
 	}
@@ -47,9 +49,12 @@ func (o *ondemand) build(ctx context.Context, req *request, id string, now time.
 	sm.Scope().Attributes().PutStr(payloadID, id)
 	b := &builder{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(now)}
 	if req.kind == kindApplication {
+		// Its names are its own: no schema says what they mean.
+		sm.Scope().SetName(metadata.ScopeName + ofApplication)
 		req.data.gauges(b)
 		return md, nil
 	}
+	rm.SetSchemaUrl(semconv.SchemaURL)
 	if err := system(ctx, b); err != nil {
 		return md, &refusal{reason: reasonSystem, detail: "nothing could be read of this system; the log says why", err: err}
 	}

@@ -4,8 +4,24 @@ import (
 	"encoding/json"
 	"errors"
 	"mime"
+	"net"
 	"net/http"
+	"strings"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/telemark-otel/telemark/internal/httpd"
+)
+
+const (
+	pathGenerate = "/metrics/generate"
+	// maxBodies of the largest size may be in memory before their requests have a
+	// place. Far more than places: whoever sends slowly must not keep others out.
+	maxBodies = 64
+	// answerTime is for what is neither the client's body nor the pipeline: making
+	// metrics, and writing the answer.
+	answerTime = 10 * time.Second
 )
 
 // generated is the body of a successful POST /metrics/generate.
@@ -35,11 +51,11 @@ type routes map[string]map[string]http.HandlerFunc
 
 func (o *ondemand) handler() http.Handler {
 	rs := routes{
-		"/metrics/generate": {http.MethodPost: o.generate},
-		"/metrics/status":   {http.MethodGet: func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, o.status()) }},
-		"/health":           {http.MethodGet: o.health},
+		pathGenerate:      {http.MethodPost: o.generate},
+		"/metrics/status": {http.MethodGet: func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, o.status()) }},
+		"/health":         {http.MethodGet: o.health},
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return o.guard(func(w http.ResponseWriter, r *http.Request) {
 		methods, ok := rs[r.URL.Path]
 		if !ok {
 			fail(w, refuse(reasonNotFound, "no such path; POST /metrics/generate, GET /metrics/status and GET /health are there"), 0)
@@ -55,6 +71,35 @@ func (o *ondemand) handler() http.Handler {
 		}
 		h(w, r)
 	})
+}
+
+// guard keeps out what a browser on this machine sends for a page from elsewhere
+// under a name that somebody lets point here (DNS rebinding), where nothing but
+// the loopback address protects.
+func (o *ondemand) guard(next http.HandlerFunc) http.Handler {
+	if o.cfg.takesAnyHost() {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if httpd.Loopback(hostname(r.Host)) {
+			next(w, r)
+			return
+		}
+		no := refuse(reasonForeignHost, "without `auth` or `tls::client_ca_file` this address answers under localhost or a loopback address only")
+		if r.URL.Path == pathGenerate {
+			o.refused(w, kindUnknown, no)
+			return
+		}
+		fail(w, no, 0)
+	})
+}
+
+// hostname is a Host header without its port, in lower case.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.Trim(host, "[]"))
 }
 
 func (o *ondemand) health(w http.ResponseWriter, _ *http.Request) {
@@ -78,6 +123,12 @@ func (o *ondemand) generate(w http.ResponseWriter, r *http.Request) {
 		o.refused(w, kindUnknown, refuse(reasonMediaType, "send application/json"))
 		return
 	}
+	raw, release, err := o.read(w, r)
+	defer release()
+	if err != nil {
+		o.refused(w, kindUnknown, err)
+		return
+	}
 	select {
 	case o.places <- struct{}{}:
 		defer func() { <-o.places }()
@@ -85,7 +136,9 @@ func (o *ondemand) generate(w http.ResponseWriter, r *http.Request) {
 		o.refused(w, kindUnknown, refuse(reasonBusy, "%d requests for metrics are under way, as many as may be", cap(o.places)))
 		return
 	}
-	req, err := parse(r.Body, &o.cfg.Application)
+	release() // from here on the places bound what is in memory
+	o.awaitPipeline(w)
+	req, err := parse(raw, &o.cfg.Application)
 	if err != nil {
 		o.refused(w, kindUnknown, err)
 		return
@@ -103,6 +156,34 @@ func (o *ondemand) generate(w http.ResponseWriter, r *http.Request) {
 	}
 	o.accepted(r.Context(), req.kind, n)
 	answer(w, http.StatusOK, generated{Status: "success", Message: "the pipeline accepted the metrics", PayloadID: id, Items: n})
+}
+
+// read reads a body, before its request takes a place. What was read counts until
+// release, which is never nil.
+func (o *ondemand) read(w http.ResponseWriter, r *http.Request) (raw []byte, release func(), err error) {
+	raw, release, err = o.bodies.Read(httpd.NewAnswer(w), r, "", o.maxBody)
+	f, ok := errors.AsType[*httpd.Fault](err)
+	switch {
+	case err == nil:
+		return raw, release, nil
+	case ok && f.Word == httpd.BodyTooLarge:
+		return nil, release, &refusal{reason: reasonTooLarge, detail: f.Detail, err: err}
+	case ok && f.Word == httpd.Busy:
+		return nil, release, &refusal{reason: reasonBusy, detail: f.Detail, err: err}
+	default:
+		return nil, release, &refusal{reason: reasonInvalid, detail: "the body did not arrive", err: err}
+	}
+}
+
+// awaitPipeline lets the answer be written after all the time that a pipeline has:
+// `write_timeout` may well be shorter, and then ends the connection without one.
+func (o *ondemand) awaitPipeline(w http.ResponseWriter) {
+	if o.cfg.WriteTimeout <= 0 {
+		return // the answer has all the time there is
+	}
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(o.cfg.Timeout + answerTime)); err != nil {
+		o.set.Logger.Warn("One of `middlewares` hides the connection: `write_timeout` must be longer than `timeout` for answers to arrive.", zap.Error(err))
+	}
 }
 
 // fail answers with a refusal; status 0 is the reason's own.

@@ -12,6 +12,7 @@ const (
 	reasonNotFound         reason = "not_found"
 	reasonMethodNotAllowed reason = "method_not_allowed"
 	reasonUnauthorized     reason = "unauthorized"
+	reasonForeignHost      reason = "foreign_host"
 	reasonMediaType        reason = "unsupported_media_type"
 	reasonTooLarge         reason = "request_too_large"
 	reasonInvalid          reason = "request_invalid"
@@ -36,6 +37,8 @@ func statusOf(r reason) int {
 		return http.StatusMethodNotAllowed
 	case reasonUnauthorized:
 		return http.StatusUnauthorized
+	case reasonForeignHost:
+		return http.StatusForbidden
 	case reasonMediaType:
 		return http.StatusUnsupportedMediaType
 	case reasonTooLarge:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 
+	"github.com/telemark-otel/telemark/internal/httpd"
 	"github.com/telemark-otel/telemark/receiver/ondemandreceiver/internal/metadata"
 )
 
@@ -35,6 +37,8 @@ type ondemand struct {
 	host    map[string]string // of every resource
 	signer  signer            // nil without
 	server  *http.Server
+	maxBody int64
+	bodies  *httpd.Bodies // of requests that have no place yet
 	done    sync.WaitGroup
 }
 
@@ -79,6 +83,9 @@ func (o *ondemand) Start(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return fmt.Errorf("server of `endpoint`: %w", err)
 	}
+	o.maxBody = own.MaxRequestBodySize
+	most := int(min(o.maxBody, math.MaxInt/maxBodies)) * maxBodies
+	o.bodies = httpd.NewBodies(most, most)
 	ln, err := own.ToListener(ctx)
 	if err != nil {
 		return fmt.Errorf("listen on `endpoint`: %w", err)

@@ -22,6 +22,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/telemark-otel/telemark/internal/signing"
 	"github.com/telemark-otel/telemark/receiver/ondemandreceiver/internal/metadata"
@@ -30,8 +32,9 @@ import (
 // running is a started receiver.
 type running struct {
 	*ondemand
-	t   *testing.T
-	url string
+	t    *testing.T
+	url  string
+	logs *observer.ObservedLogs // warnings and worse
 }
 
 type hostOf map[component.ID]component.Component
@@ -50,11 +53,14 @@ func run(t *testing.T, next consumer.Metrics, change func(*Config), extensions h
 		change(cfg)
 	}
 	require.NoError(t, cfg.Validate())
-	o, err := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg, next)
+	set := receivertest.NewNopSettings(metadata.Type)
+	core, logs := observer.New(zap.WarnLevel)
+	set.Logger = zap.New(core)
+	o, err := newReceiver(set, cfg, next)
 	require.NoError(t, err)
 	require.NoError(t, o.Start(t.Context(), extensions))
 	t.Cleanup(func() { require.NoError(t, o.Shutdown(context.WithoutCancel(t.Context()))) })
-	return &running{ondemand: o, t: t, url: "http://" + cfg.NetAddr.Endpoint}
+	return &running{ondemand: o, t: t, url: "http://" + cfg.NetAddr.Endpoint, logs: logs}
 }
 
 func (r *running) do(method, path, contentType, body string) (int, http.Header, []byte) {
@@ -316,4 +322,5 @@ func TestEveryReasonHasAStatusOfItsKind(t *testing.T) {
 		require.Equal(t, http.StatusServiceUnavailable, statusOf(r))
 	}
 	require.Equal(t, http.StatusBadRequest, statusOf(reasonRefused))
+	require.Equal(t, http.StatusForbidden, statusOf(reasonForeignHost))
 }

@@ -53,7 +53,7 @@ type Status struct {
 // Requests for metrics since the start.
 type Requests struct {
 	Accepted    uint64 `json:"accepted"`
-	Refused     uint64 `json:"refused"`     // 400: sending them again does not help
+	Refused     uint64 `json:"refused"`     // 4xx: sending them again does not help
 	Unavailable uint64 `json:"unavailable"` // 503: sending them again may
 	Points      uint64 `json:"data_points"` // that the pipeline accepted
 	Running     int    `json:"running"`
