@@ -61,7 +61,7 @@ func (r *run) speak(ctx context.Context, u utterance) {
 
 func (r *run) utter(ctx context.Context, u utterance) {
 	now := time.Now()
-	req := r.prepare(ctx, r.newUtterance(u, now), digest.Block.PrepareHeartbeat)
+	req := r.prepare(ctx, r.newUtterance(u, now), r.tolerances, digest.Block.PrepareHeartbeat)
 	req.own = u
 	if req.len() == 0 {
 		return
@@ -72,12 +72,18 @@ func (r *run) utter(ctx context.Context, u utterance) {
 }
 
 // farewell is the last block of the stream. It is left out when it would not
-// get through.
+// get through, and left alone when the next component or the storage does not
+// return; the storage is not closed before that.
 func (r *run) farewell(ctx context.Context) {
 	if r.cfg.Heartbeat.Interval == 0 || r.blocked.Load() || !r.tpm.Ready() || ctx.Err() != nil {
 		return
 	}
-	r.utter(ctx, farewell)
+	said := make(chan struct{})
+	r.goroutines.Go(func() {
+		defer close(said)
+		r.utter(ctx, farewell)
+	})
+	waitFor(ctx, said)
 }
 
 // newUtterance makes a request of one item. Its resource is the collector's

@@ -84,6 +84,7 @@ func (r *run) deliverEntry(e *entry) bool {
 	}
 	if err != nil {
 		r.corrupt(r.ctx, fmt.Errorf("record %d: %w", e.id, err))
+		e.fate = fateRefused
 		return true
 	}
 	err = r.next(r.ctx, batch)
@@ -100,11 +101,19 @@ func (r *run) deliverEntry(e *entry) bool {
 	return false
 }
 
+// signedForm reads a request. One that stands in memory only and has to wait for
+// the next component is recorded as soon as the storage takes it.
 func (r *run) signedForm(e *entry) (record, error) {
-	if e.held != nil {
-		return *e.held, nil
+	if e.held == nil {
+		return r.queue.store.get(r.ctx, e.id)
 	}
-	return r.queue.store.get(r.ctx, e.id)
+	rec := *e.held
+	if e.attempts > 0 {
+		if err := r.recordHeld([]*entry{e}); err != nil {
+			r.complain("The signed form of a pending request still cannot be recorded", err)
+		}
+	}
+	return rec, nil
 }
 
 // putOff notes a refusal, and moves a request behind the others that alone is

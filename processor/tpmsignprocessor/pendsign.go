@@ -1,9 +1,9 @@
 package tpmsignprocessor
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,7 +22,9 @@ const (
 	readyPoll = 100 * time.Millisecond
 )
 
-// flight is what of the pending store is being signed, in order of submission.
+// flight is what of the pending store is being signed. What was numbered before
+// it came here stands behind what was submitted from here, so the order says
+// nothing about which signature comes first.
 type flight struct {
 	entries []*entry
 	blocks  int
@@ -62,7 +64,7 @@ func (r *run) signPending() {
 	for r.ctx.Err() == nil {
 		waiting := r.submitPending(&f)
 		r.signing.Store(int64(len(f.entries)))
-		if !r.awaitPending(&f, waiting) {
+		if !r.awaitPending(waiting) {
 			return
 		}
 		r.finish(r.landed(&f))
@@ -89,6 +91,7 @@ func (r *run) submitPending(f *flight) (waiting bool) {
 			return true
 		}
 		if ok {
+			r.watch(e)
 			f.add(e)
 		}
 	}
@@ -99,8 +102,21 @@ func (r *run) submitPending(f *flight) (waiting bool) {
 // signature that is under way.
 func (r *run) adoptNumbered(f *flight) {
 	for e := r.queue.takeNumbered(); e != nil; e = r.queue.takeNumbered() {
+		r.watch(e)
 		f.add(e)
 	}
+}
+
+// watch has the signing goroutine woken when e has its result.
+func (r *run) watch(e *entry) {
+	signed := e.ticket.Done()
+	r.goroutines.Go(func() {
+		select {
+		case <-signed:
+			notify(r.landing)
+		case <-r.ctx.Done():
+		}
+	})
 }
 
 // submit reads a pending request and submits it. With again it has to be tried
@@ -117,20 +133,20 @@ func (r *run) submit(e *entry) (ok, again bool) {
 	}
 	if err != nil {
 		r.corrupt(r.ctx, fmt.Errorf("record %d: %w", e.id, err))
-		r.forget([]*entry{e})
+		r.discard(e)
 		return false, false
 	}
 	// Blocks that cannot be signed were dropped before the record was written.
 	// A heartbeat that a crash left behind is dropped here: it is nobody's data.
-	req := r.prepare(r.ctx, batch, digest.Block.Prepare)
+	req := r.prepare(r.ctx, batch, rec.tolerancesFor(batch), digest.Block.Prepare)
 	if req.len() == 0 {
-		r.forget([]*entry{e})
+		r.discard(e)
 		return false, false
 	}
-	ticket, err := r.tpm.Submit(req.leaves(r.stream, r.tolerances))
+	ticket, err := r.tpm.Submit(req.leaves(r.stream))
 	if errors.Is(err, group.ErrLeaf) {
 		r.refuseAll(r.ctx, req, err)
-		r.forget([]*entry{e})
+		r.discard(e)
 		return false, false
 	}
 	if err != nil {
@@ -141,13 +157,9 @@ func (r *run) submit(e *entry) (ok, again bool) {
 	return true, false
 }
 
-// awaitPending waits for the oldest signature or for new work, false when the
-// run ends.
-func (r *run) awaitPending(f *flight, waiting bool) bool {
-	var signed <-chan struct{}
-	if len(f.entries) > 0 {
-		signed = f.entries[0].ticket.Done()
-	}
+// awaitPending waits for a signature, whichever comes first, or for new work,
+// false when the run ends.
+func (r *run) awaitPending(waiting bool) bool {
 	var poll <-chan time.Time
 	if waiting {
 		timer := time.NewTimer(readyPoll)
@@ -155,7 +167,7 @@ func (r *run) awaitPending(f *flight, waiting bool) bool {
 		poll = timer.C
 	}
 	select {
-	case <-signed:
+	case <-r.landing:
 	case <-poll:
 	case <-r.queue.unsignedReady:
 	case <-r.ctx.Done():
@@ -164,101 +176,25 @@ func (r *run) awaitPending(f *flight, waiting bool) bool {
 	return true
 }
 
-// landed takes out of f what has its result, in order.
+// landed takes out of f what has its result. It looks again until it finds
+// nothing more: of what is signed while it looks, it would else take a later
+// request and leave an earlier one.
 func (r *run) landed(f *flight) []*entry {
-	n := 0
-	for n < len(f.entries) && done(f.entries[n].ticket) {
-		n++
+	r.adoptNumbered(f)
+	var out []*entry
+	for before := -1; before < len(out); {
+		before = len(out)
+		f.entries = slices.DeleteFunc(f.entries, func(e *entry) bool {
+			if !done(e.ticket) {
+				return false
+			}
+			out = append(out, e)
+			return true
+		})
 	}
-	out := f.entries[:n]
-	f.entries = f.entries[n:]
 	for _, e := range out {
 		f.blocks -= e.blocks
 		f.bytes -= e.bytes
 	}
 	return out
-}
-
-// finish attaches receipts and records the signed form, all in one write, so
-// that after a crash the very same blocks are sent again.
-func (r *run) finish(entries []*entry) {
-	var ready, again []*entry
-	var recs []stored
-	for _, e := range entries {
-		req := e.req
-		signed, err := e.ticket.Result()
-		unsigned := req.attach(signed)
-		e.req, e.ticket = nil, nil
-		if unsigned != nil && !errors.Is(err, group.ErrClosed) {
-			r.refuseAll(r.ctx, unsigned, err)
-			unsigned = nil
-		}
-		if unsigned != nil && req.len() == 0 {
-			r.logger.Debug("Pending blocks were not signed and wait again", zap.Error(err))
-			again = append(again, e)
-			continue
-		}
-		if unsigned != nil {
-			r.pendRest(unsigned)
-		}
-		if req.len() == 0 {
-			r.forget([]*entry{e})
-			continue
-		}
-		rec, err := req.record(stateSigned)
-		if err != nil { // pdata that was decoded here always encodes
-			r.corrupt(r.ctx, fmt.Errorf("record %d: %w", e.id, err))
-			r.forget([]*entry{e})
-			continue
-		}
-		r.meters.signed(r.ctx, req.len(), req.items)
-		r.queue.grow(e, req.len(), int64(len(rec.payload)))
-		e.held = &rec
-		ready = append(ready, e)
-		recs = append(recs, stored{id: e.id, rec: rec})
-	}
-	r.queue.putBack(again)
-	if len(ready) == 0 {
-		return
-	}
-	if err := r.queue.store.replace(context.WithoutCancel(r.ctx), recs); err != nil {
-		// Delivering is what frees space, so it goes on from memory.
-		r.complain("The signed form of pending blocks cannot be recorded; should the process die now, they will be signed again and come twice", err)
-	} else {
-		for _, e := range ready {
-			e.held = nil
-		}
-	}
-	for _, e := range ready {
-		r.queue.push(e, stateSigned)
-	}
-}
-
-// pendRest keeps the part of a request that was not signed when the committer
-// closed in the middle of it.
-func (r *run) pendRest(unsigned *request) {
-	rec, err := unsigned.record(stateUnsigned)
-	if err == nil {
-		err = r.queue.put(r.ctx, rec, placing{must: true})
-	}
-	if err != nil {
-		r.logger.Error("Blocks that were not signed cannot be kept and are lost", zap.Int("blocks", unsigned.len()), zap.Error(err))
-	}
-}
-
-// forget removes entries from store and accounts.
-func (r *run) forget(entries []*entry) {
-	if len(entries) == 0 {
-		return
-	}
-	ids := make([]uint64, len(entries))
-	for i, e := range entries {
-		ids[i] = e.id
-	}
-	if err := r.queue.store.remove(context.WithoutCancel(r.ctx), ids); err != nil {
-		r.complain("Pending requests that are done cannot be removed; after a restart they will be sent again, and recognised", err)
-	}
-	for _, e := range entries {
-		r.queue.release(e)
-	}
 }

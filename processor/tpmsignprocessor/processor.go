@@ -224,5 +224,5 @@ func (s *signer) openStore(ctx context.Context, host component.Host) (store, err
 	if err != nil {
 		return nil, fmt.Errorf("opening `pending::storage` %v (only one pipeline per signal may use it under the name %v): %w", *id, s.set.ID, err)
 	}
-	return newDiskStore(client, s.signal), nil
+	return newDiskStore(client, s.signal, s.tolerances), nil
 }

@@ -25,6 +25,7 @@ type entry struct {
 	blocks int
 	bytes  int64
 	own    bool // said by the stream itself, nobody's data
+	fate   fate // of the record, should it outlive the entry; set by who ends it
 
 	// Owned by the signing goroutine once the entry is out of the queue. Set
 	// before that only for what is put into queue.numbered.
@@ -126,14 +127,17 @@ type placing struct {
 	ticket *group.Ticket
 }
 
-// put keeps rec; it is as durable as the store when put returns nil.
+// put keeps rec; it is as durable as the store when put returns nil. It gives up
+// when ctx ends, unless it must.
 func (q *queue) put(ctx context.Context, rec record, p placing) error {
 	e := &entry{blocks: rec.blocks, bytes: int64(len(rec.payload)), own: p.own, req: p.req, ticket: p.ticket}
 	if err := q.reserve(e, p.must); err != nil {
 		return err
 	}
-	// The caller may have gone; what is decided here holds nevertheless.
-	id, err := q.store.add(context.WithoutCancel(ctx), rec)
+	if p.must {
+		ctx = context.WithoutCancel(ctx)
+	}
+	id, err := q.store.add(ctx, rec)
 	if err != nil {
 		q.release(e)
 		return fmt.Errorf("%w: %w", errPendingStorage, err)
@@ -223,6 +227,19 @@ func (q *queue) firstSigned() *entry {
 		return front.Value.(*entry)
 	}
 	return nil
+}
+
+// unrecorded returns what is to be delivered and stands in the store unsigned.
+func (q *queue) unrecorded() []*entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out []*entry
+	for element := q.signed.Front(); element != nil; element = element.Next() {
+		if e := element.Value.(*entry); e.held != nil {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // dropSigned takes the first signed entry, which the caller has got from

@@ -17,10 +17,11 @@ import (
 // request is a batch whose blocks are clean and digested, so that nothing but
 // receipts is missing. prepared[i] belongs to block i of the batch.
 type request struct {
-	batch    digest.Batch
-	prepared []digest.Prepared
-	items    int
-	own      utterance // set when the processor itself speaks
+	batch      digest.Batch
+	tolerances block.Tolerance
+	prepared   []digest.Prepared
+	items      int
+	own        utterance // set when the processor itself speaks
 }
 
 // prepareBlock makes one block ready to be signed.
@@ -29,12 +30,12 @@ type prepareBlock func(digest.Block, block.Tolerance) (digest.Prepared, error)
 // prepare cleans and digests a batch in place. Blocks that cannot be signed
 // are dropped and counted, and the others go on: sending such data again would
 // not help, and the other blocks of the request are not to blame.
-func (r *run) prepare(ctx context.Context, b digest.Batch, prepareOne prepareBlock) *request {
-	req := &request{batch: b, prepared: make([]digest.Prepared, 0, b.Len())}
+func (r *run) prepare(ctx context.Context, b digest.Batch, tol block.Tolerance, prepareOne prepareBlock) *request {
+	req := &request{batch: b, tolerances: tol, prepared: make([]digest.Prepared, 0, b.Len())}
 	var cleaning digest.Cleaning
 	var drop []bool // nil as long as every block stays
 	for i := range b.Len() {
-		p, err := prepareOne(b.At(i), r.tolerances)
+		p, err := prepareOne(b.At(i), tol)
 		addCleaning(&cleaning, p.Cleaning)
 		if err == nil {
 			err = checkKeys(p.Keys)
@@ -106,12 +107,12 @@ func (r *run) reportCleaning(ctx context.Context, c digest.Cleaning) {
 func (q *request) len() int { return len(q.prepared) }
 
 // leaves is what the tpm extension signs.
-func (q *request) leaves(stream string, tol block.Tolerance) []group.Leaf {
+func (q *request) leaves(stream string) []group.Leaf {
 	leaves := make([]group.Leaf, len(q.prepared))
 	for i := range q.prepared {
 		leaves[i] = group.Leaf{
 			Signal:     q.batch.Signal(),
-			Tolerances: tol,
+			Tolerances: q.tolerances,
 			Stream:     stream,
 			Items:      uint64(q.prepared[i].Items),
 			Keys:       q.prepared[i].Keys,
@@ -140,7 +141,7 @@ func (q *request) attach(signed []group.Signed) (unsigned *request) {
 
 // cutOut moves the blocks for which out answers true into a request of their own.
 func (q *request) cutOut(out func(i int) bool) *request {
-	cut := &request{batch: digest.NewBatch(q.batch.Signal()), own: q.own}
+	cut := &request{batch: digest.NewBatch(q.batch.Signal()), tolerances: q.tolerances, own: q.own}
 	kept := q.prepared[:0:0]
 	for i, p := range q.prepared {
 		if !out(i) {
@@ -162,7 +163,7 @@ func (q *request) record(state recordState) (record, error) {
 	if err != nil {
 		return record{}, fmt.Errorf("encoding a request for the pending store: %w", err)
 	}
-	return record{state: state, signal: q.batch.Signal(), blocks: q.len(), payload: payload}, nil
+	return record{state: state, signal: q.batch.Signal(), tolerances: q.tolerances, blocks: q.len(), payload: payload}, nil
 }
 
 // intact returns the signed form of a request that the next consumer had in

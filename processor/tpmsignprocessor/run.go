@@ -32,16 +32,21 @@ type run struct {
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
 
+	// Of the signing goroutine, and of shutdown after its end.
+	landing chan struct{} // capacity 1: something in flight has its result
+	failing time.Time     // since when no signed form can be recorded, zero: it can
+
 	lastBlock atomic.Int64  // Unix ns of the last block handed on
 	delivered atomic.Uint64 // deliveries that the next consumer accepted
 	blocked   atomic.Bool   // the last delivery from pending failed
 	signing   atomic.Int64  // requests from pending that are being signed
 	cautious  atomic.Bool   // the next consumer changes data that it refuses
 
-	chained  sync.Once
-	refusals sampler
-	dropped  sampler
-	troubles sampler
+	chained    sync.Once
+	refusals   sampler
+	dropped    sampler
+	troubles   sampler
+	unrecorded sampler
 }
 
 func newRun(s *signer, tpm committer, stream string, closeStream func(), pending store, m *meters) *run {
@@ -53,6 +58,7 @@ func newRun(s *signer, tpm committer, stream string, closeStream func(), pending
 		stream:      stream,
 		closeStream: closeStream,
 		queue:       newQueue(pending, s.cfg.Pending.MaxBytes, s.cfg.Pending.MaxBlocks),
+		landing:     make(chan struct{}, 1),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -69,6 +75,7 @@ func (r *run) start(ctx context.Context) error {
 	r.lastBlock.Store(time.Now().UnixNano())
 	r.goroutines.Go(r.signPending)
 	r.goroutines.Go(r.deliverPending)
+	r.goroutines.Go(r.keepClean)
 	if r.cfg.Heartbeat.Interval > 0 {
 		r.goroutines.Go(r.keepSpeaking)
 	}
@@ -142,13 +149,13 @@ func (r *run) shutdown(ctx context.Context) error {
 		<-idle
 		r.goroutines.Wait()
 		r.leave(&flight{}) // what its callers let go since
-		closed <- r.queue.store.close(context.WithoutCancel(ctx))
+		closed <- r.closeStore(draining)
 	}()
 	var err error
 	select {
 	case err = <-closed:
 	case <-ctx.Done():
-		err = fmt.Errorf("the next component has not returned: %w", context.Cause(ctx))
+		err = fmt.Errorf("the next component or the storage has not returned: %w", context.Cause(ctx))
 	}
 	r.meters.Shutdown()
 	r.closeStream()

@@ -12,6 +12,9 @@ import (
 	"github.com/telemark-otel/telemark/internal/group"
 )
 
+// goneGrace is how long the data of a caller that has left may take to be stored.
+const goneGrace = time.Second
+
 // consume takes one request from the pipeline. It returns nil when the next
 // consumer or the pending store has the data, and when nothing of it can be
 // signed.
@@ -27,7 +30,7 @@ func (r *run) consume(ctx context.Context, b digest.Batch) error {
 		b.Coalesce()
 	}
 	b.SplitLarge(r.cfg.MaxBlockItems)
-	req := r.prepare(ctx, b, digest.Block.Prepare)
+	req := r.prepare(ctx, b, r.tolerances, digest.Block.Prepare)
 	if req.len() == 0 {
 		return nil
 	}
@@ -45,7 +48,7 @@ func (r *run) process(ctx context.Context, req *request, began time.Time) error 
 	if !r.tpm.Ready() {
 		return r.pendUnsigned(ctx, req, causeNotReady)
 	}
-	ticket, err := r.tpm.Submit(req.leaves(r.stream, r.tolerances))
+	ticket, err := r.tpm.Submit(req.leaves(r.stream))
 	if errors.Is(err, group.ErrLeaf) {
 		r.refuseAll(ctx, req, err)
 		return nil
@@ -118,11 +121,22 @@ func (r *run) pendUnsigned(ctx context.Context, req *request, why cause) error {
 	if err != nil {
 		return err
 	}
-	if err := r.queue.put(ctx, rec, placing{}); err != nil {
+	patience, cancel := r.patience(ctx)
+	defer cancel()
+	if err := r.queue.put(patience, rec, placing{}); err != nil {
 		return r.giveBack(ctx, err)
 	}
 	r.meters.pended(ctx, req.len(), why)
 	return nil
+}
+
+// patience bounds the wait for the pending store by that of the caller. Data of
+// one that has left already is kept all the same, unless the storage hangs.
+func (r *run) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), goneGrace)
 }
 
 // pendNumbered puts a request whose group is being signed into the pending

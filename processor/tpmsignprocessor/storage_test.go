@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/block"
 )
@@ -84,11 +86,11 @@ func TestCorruptRecordIsSkippedAndTheOthersGoOn(t *testing.T) {
 		"cut":         func(b []byte) []byte { return b[:len(b)-1] },
 		"empty":       func([]byte) []byte { return []byte{} },
 		"version":     func([]byte) []byte { return reseal(9, 's', 'L', nil) },
-		"state":       func([]byte) []byte { return reseal(1, 'x', 'L', nil) },
-		"signal":      func([]byte) []byte { return reseal(1, 'u', 'M', nil) },
-		"no OTLP":     func([]byte) []byte { return reseal(1, 's', 'L', []byte{0xff, 0xff}) },
+		"state":       func([]byte) []byte { return reseal(recordVersion, 'x', 'L', nil) },
+		"signal":      func([]byte) []byte { return reseal(recordVersion, 'u', 'M', nil) },
+		"no OTLP":     func([]byte) []byte { return reseal(recordVersion, 's', 'L', []byte{0xff, 0xff}) },
 		"no OTLP, unsigned": func([]byte) []byte {
-			return reseal(1, 'u', 'L', []byte{0xff, 0xff})
+			return reseal(recordVersion, 'u', 'L', []byte{0xff, 0xff})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -173,10 +175,12 @@ func TestLostIndexStartsBeyondEveryRecord(t *testing.T) {
 	})
 }
 
-// brokenStorage fails writes while broken is set.
+// brokenStorage fails writes while broken is set, and with readOnly as a file
+// system does after an I/O error.
 type brokenStorage struct {
 	extension.Extension
-	broken atomic.Bool
+	broken   atomic.Bool
+	readOnly atomic.Bool
 }
 
 func (b *brokenStorage) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
@@ -196,6 +200,9 @@ func (c *brokenClient) Batch(ctx context.Context, ops ...*storage.Operation) err
 	for _, op := range ops {
 		if op.Type == storage.Set && c.s.broken.Load() {
 			return storage.ErrStorageFull
+		}
+		if op.Type != storage.Get && c.s.readOnly.Load() {
+			return syscall.EROFS
 		}
 	}
 	return c.Client.Batch(ctx, ops...)
@@ -292,7 +299,7 @@ func TestCallerThatLeavesANumberedRequestThatNothingCanHoldIsToldSo(t *testing.T
 		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		require.ErrorIs(t, s.consume(ctx, logsOf("b")), errPendingStorage)
-		s.stop()
+		require.ErrorIs(t, s.Shutdown(t.Context()), errLeftBehind, "what failed may have been done after all")
 	})
 }
 
@@ -317,17 +324,29 @@ func TestCallerThatGoesAwayDoesNotStopItsDataFromBeingStored(t *testing.T) {
 }
 
 func TestSignedFormThatCannotBeRecordedIsDelivered(t *testing.T) {
-	files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
-	tpm := newFakeTPM(t, 1)
-	tpm.unready.Store(true)
-	next := newVerifier(block.Logs)
-	s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
-	require.NoError(t, s.send(logsOf("a")))
-	files.broken.Store(true)
-	tpm.unready.Store(false)
-	eventually(t, func() bool { return len(next.accepted()) == 1 }, "delivered from memory")
-	require.ErrorIs(t, s.Shutdown(t.Context()), storage.ErrStorageFull, "its unsigned form is still there")
-	next.requireContiguous(t)
+	synctest.Test(t, func(t *testing.T) {
+		files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+		tpm := newFakeTPM(t, 1)
+		tpm.unready.Store(true)
+		next := newVerifier(block.Logs)
+		s, _, logs := metered(t, testConfig(withStorage), next)
+		s.start(fakeHost{tpmID: tpm, storageID: files})
+		for _, name := range names("p", 3) {
+			require.NoError(t, s.send(logsOf(name)))
+		}
+		files.broken.Store(true)
+		tpm.unready.Store(false)
+		time.Sleep(recordPatience / 2)
+		require.Zero(t, next.seen(), "the storage may work again in a moment")
+		time.Sleep(recordPatience)
+		require.Len(t, next.accepted(), 3, "delivered from memory")
+		require.Equal(t, 1, logs.FilterMessageSnippet("signed again under new numbers and come twice").FilterLevelExact(zap.ErrorLevel).Len())
+		err := s.Shutdown(t.Context())
+		require.ErrorIs(t, err, storage.ErrStorageFull, "their unsigned form is still there")
+		require.ErrorIs(t, err, errLeftBehind)
+		require.ErrorContains(t, err, "3 delivered requests, of which the next start signs 3 again")
+		next.requireContiguous(t)
+	})
 }
 
 func TestTwoPipelinesOfOneNameMayNotShareStorage(t *testing.T) {
@@ -345,35 +364,54 @@ func TestTwoPipelinesOfOneNameMayNotShareStorage(t *testing.T) {
 // What was delivered while the storage was broken is still there, unsigned: it
 // would be signed again after a restart, under a number that nobody knows.
 func TestWhatCouldNotBeRemovedDoesNotComeAgain(t *testing.T) {
-	for name, afterwards := range map[string]func(*sut, *fakeTPM){
-		"removed with the next": func(s *sut, tpm *fakeTPM) {
+	for name, afterwards := range map[string]func(*sut, *fakeTPM, *brokenStorage){
+		"removed with the next": func(s *sut, tpm *fakeTPM, files *brokenStorage) {
+			files.broken.Store(false)
 			tpm.unready.Store(true)
 			require.NoError(s.tb, s.send(logsOf("b")))
 			tpm.unready.Store(false)
-			eventually(s.tb, func() bool { return s.pendingBlocks() == 0 }, "the next is delivered")
+			time.Sleep(time.Second)
+			require.Zero(s.tb, s.pendingBlocks())
+			s.stop()
 		},
-		"removed at shutdown": func(*sut, *fakeTPM) {},
+		"removed when the storage works, before a crash": func(s *sut, _ *fakeTPM, files *brokenStorage) {
+			files.broken.Store(false)
+			time.Sleep(2 * maxPause)
+			r := s.running.Load()
+			s.kill()
+			client := r.queue.store.(*diskStore).client
+			require.NoError(s.tb, client.Close(context.Background()))
+		},
+		"removed at shutdown": func(s *sut, _ *fakeTPM, files *brokenStorage) {
+			files.broken.Store(false)
+			s.stop()
+		},
+		"removed when the storage works during shutdown": func(s *sut, _ *fakeTPM, files *brokenStorage) {
+			time.AfterFunc(time.Second, func() { files.broken.Store(false) })
+			s.stop()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			files := &brokenStorage{Extension: openFiles(t, dir)}
-			tpm := newFakeTPM(t, 1)
-			tpm.unready.Store(true)
-			next := newVerifier(block.Logs)
-			s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
-			require.NoError(t, s.send(logsOf("a")))
-			files.broken.Store(true)
-			tpm.unready.Store(false)
-			eventually(t, func() bool { return s.pendingBlocks() == 0 }, "delivered from memory")
-			files.broken.Store(false)
-			afterwards(s, tpm)
-			s.stop()
+			synctest.Test(t, func(t *testing.T) {
+				files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+				tpm := newFakeTPM(t, 1)
+				tpm.unready.Store(true)
+				next := newVerifier(block.Logs)
+				s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+				require.NoError(t, s.send(logsOf("a")))
+				files.broken.Store(true)
+				tpm.unready.Store(false)
+				time.Sleep(2 * recordPatience)
+				require.Equal(t, []string{"a"}, next.accepted(), "delivered from memory")
+				afterwards(s, tpm, files)
 
-			want := next.seen()
-			s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), dir))
-			eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "whatever there is")
-			s2.stop()
-			require.Equal(t, want, next.seen())
+				want := next.seen()
+				s2 := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: newFakeTPM(t, 2), storageID: files})
+				time.Sleep(time.Minute)
+				require.Zero(t, s2.pendingBlocks())
+				s2.stop()
+				require.Equal(t, want, next.seen())
+			})
 		})
 	}
 }

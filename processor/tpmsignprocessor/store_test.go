@@ -13,7 +13,7 @@ import (
 func TestIndexFollowsTheOldestLiveRecord(t *testing.T) {
 	client, err := openFiles(t, t.TempDir()).(storage.Extension).GetClient(t.Context(), component.KindProcessor, storageID, "")
 	require.NoError(t, err)
-	d := newDiskStore(client, block.Logs)
+	d := newDiskStore(client, block.Logs, 0)
 	bounds := func() []uint64 {
 		value, err := client.Get(t.Context(), keyIndexB)
 		require.NoError(t, err)
@@ -26,11 +26,11 @@ func TestIndexFollowsTheOldestLiveRecord(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Equal(t, []uint64{0, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{1}))
+	require.NoError(t, d.remove(t.Context(), map[uint64]fate{1: fateKnown}))
 	require.Equal(t, []uint64{0, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{0}))
+	require.NoError(t, d.remove(t.Context(), map[uint64]fate{0: fateKnown}))
 	require.Equal(t, []uint64{2, 4}, bounds())
-	require.NoError(t, d.remove(t.Context(), []uint64{2, 3}))
+	require.NoError(t, d.remove(t.Context(), map[uint64]fate{2: fateKnown, 3: fateKnown}))
 	require.Equal(t, []uint64{4, 4}, bounds())
 	id, err := d.add(t.Context(), record{state: stateUnsigned, signal: block.Logs})
 	require.NoError(t, err)
@@ -40,13 +40,13 @@ func TestIndexFollowsTheOldestLiveRecord(t *testing.T) {
 
 func TestRecordsRoundTrip(t *testing.T) {
 	for _, rec := range []record{
-		{stateUnsigned, block.Logs, 0, []byte{}},
-		{stateSigned, block.Logs, 1 << 20, []byte("payload")},
+		{state: stateUnsigned, signal: block.Logs, payload: []byte{}},
+		{state: stateSigned, signal: block.Logs, tolerances: block.Split | block.Enrich, blocks: 1 << 20, payload: []byte("payload")},
 	} {
-		got, err := decodeRecord(rec.encode(), block.Logs)
+		got, err := decodeRecord(rec.encode(), block.Logs, block.Split)
 		require.NoError(t, err)
 		require.Equal(t, rec, got)
-		_, err = decodeRecord(append(rec.encode(), 0), block.Logs)
+		_, err = decodeRecord(append(rec.encode(), 0), block.Logs, 0)
 		require.ErrorIs(t, err, errRecordCorrupt)
 	}
 	low, high, err := decodeIndex(encodeIndex(3, 9))

@@ -36,6 +36,7 @@ type verifier struct {
 	fail    func(n int) error // asked for each request, n from 1
 	mutates bool
 	mangle  func(digest.Batch) // done to a request that is refused
+	saw     func(digest.Block) // told of each block
 
 	mu         sync.Mutex
 	requests   int
@@ -76,6 +77,9 @@ func (v *verifier) take(ctx context.Context, b digest.Batch) error {
 	for i := range b.Len() {
 		if err := v.check(b.At(i)); err != nil {
 			v.invalid = append(v.invalid, err)
+		}
+		if v.saw != nil {
+			v.saw(b.At(i))
 		}
 	}
 	if err := ctx.Err(); err != nil {
