@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 
 	"github.com/telemark-otel/telemark/internal/limit"
+	"github.com/telemark-otel/telemark/internal/nesting"
 )
 
 // Config is the configuration of the extension.
@@ -29,6 +30,12 @@ type Config struct {
 	// MaxConcurrent is how many requests and streams may be served at the same
 	// time, of all keys together. 0: not limited.
 	MaxConcurrent int64 `mapstructure:"max_concurrent"`
+
+	// MaxNesting is how deep attribute values and log bodies of OTLP requests may
+	// nest, 1 to 16384 levels: a value stands at 1, what is in its array or map one deeper.
+	// Looked at before anything is decoded. 0: not bounded, and one request can end the
+	// process.
+	MaxNesting int `mapstructure:"max_nesting"`
 
 	// MaxKeys is how many buckets each rule keeps, 1 to 1,000,000; those used
 	// longest ago are forgotten first.
@@ -104,6 +111,7 @@ var (
 	errBurst         = fmt.Errorf("`burst` must be between 0 (as `rate`) and %d", maxRate)
 	errBurstAlone    = errors.New("`burst` without `rate` limits nothing; set `rate`")
 	errMaxConcurrent = errors.New("`max_concurrent` must be 0 (not limited) or more")
+	errMaxNesting    = fmt.Errorf("`max_nesting` must be between 0 (not bounded) and %d", nesting.MaxLevels)
 	errMaxKeys       = fmt.Errorf("`max_keys` must be between 1 and %d", maxMaxKeys)
 	errTrusted       = errors.New("`trusted_proxies` must be addresses or networks such as 10.0.0.0/8")
 	errIPv6Prefix    = fmt.Errorf("`ipv6_prefix_length` must be between %d and 128", minIPv6Prefix)
@@ -125,6 +133,9 @@ func (c *Config) Validate() error {
 	errs = append(errs, c.Requests.validate("requests"), c.Bytes.validate("bytes"))
 	if c.MaxConcurrent < 0 {
 		rule("", errMaxConcurrent, c.MaxConcurrent)
+	}
+	if c.MaxNesting < 0 || c.MaxNesting > nesting.MaxLevels {
+		rule("", errMaxNesting, c.MaxNesting)
 	}
 	if c.MaxKeys < 1 || c.MaxKeys > maxMaxKeys {
 		rule("", errMaxKeys, c.MaxKeys)
@@ -209,6 +220,10 @@ const (
 	defaultIPv6Prefix = 64
 	defaultRejectedBy = "gateway"
 
+	// Far above the 64 levels that receipts allow: what lies between is refused block by
+	// block, and not with all that travels in its request.
+	defaultMaxNesting = nesting.MaxLevels
+
 	// An agent asks for a nonce every 30 s. The limit is one for agents gone wild, by
 	// key: a whole site may sit behind one address.
 	defaultNonceRate = 100
@@ -219,6 +234,7 @@ func createDefaultConfig() component.Config {
 	nonces := RateConfig{Rate: defaultNonceRate, Per: defaultNoncePer}
 	return &Config{
 		KeyBy:            keyByAddress,
+		MaxNesting:       defaultMaxNesting,
 		MaxKeys:          defaultMaxKeys,
 		IPv6PrefixLength: defaultIPv6Prefix,
 		RejectedBy:       defaultRejectedBy,

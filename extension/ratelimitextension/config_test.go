@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 
+	"github.com/telemark-otel/telemark/internal/digest"
 	"github.com/telemark-otel/telemark/internal/limit"
 )
 
@@ -48,6 +49,8 @@ func TestDefaultLeavesTelemetryAlone(t *testing.T) {
 	l, err := newLimiter(createDefaultConfig().(*Config))
 	require.NoError(t, err)
 	require.True(t, l.rule("/v1/logs").idle())
+	require.Equal(t, 16_384, l.maxNesting, "but one request must not end the process")
+	require.Greater(t, l.maxNesting, digest.MaxDepth, "the verifier says what is wrong with less")
 	require.True(t, l.rule("/opentelemetry.proto.collector.logs.v1.LogsService/Export").idle())
 	require.Equal(t, limit.Rate{Events: 100, Per: time.Minute}, l.rule("/nonce").rates[0])
 	require.Equal(t, keyBy{kind: byQuery, name: "kid", config: "query:kid"}, l.rule("/nonce").by)
@@ -69,6 +72,8 @@ func TestInvalidConfigurationNamesTheKey(t *testing.T) {
 		"burst alone":      {func(c *Config) { c.Bytes.Burst = 5 }, errBurstAlone, "bytes::`burst`"},
 		"per":              {func(c *Config) { c.Requests = RateConfig{Rate: 1, Per: time.Microsecond} }, errPer, "requests::`per`"},
 		"max_concurrent":   {func(c *Config) { c.MaxConcurrent = -1 }, errMaxConcurrent, "max_concurrent"},
+		"max_nesting":      {func(c *Config) { c.MaxNesting = 16_385 }, errMaxNesting, "`max_nesting` must be between 0 (not bounded) and 16384, got \"16385\""},
+		"negative nesting": {func(c *Config) { c.MaxNesting = -1 }, errMaxNesting, "max_nesting"},
 		"max_keys":         {func(c *Config) { c.MaxKeys = 0 }, errMaxKeys, "max_keys"},
 		"trusted_proxies":  {func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "proxy.example"} }, errTrusted, "proxy.example"},
 		"ipv6 prefix":      {func(c *Config) { c.IPv6PrefixLength = 129 }, errIPv6Prefix, "129"},

@@ -7,17 +7,22 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
 )
 
 // GetGRPCServerOptions returns the middleware of gRPC servers. configgrpc runs
-// it after authentication; the message of a call has been read by then.
+// it after authentication; the message of a call has been read by then, and
+// decoded: how deep it nests is for the codec to say.
 func (e *Extension) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{grpc.ChainUnaryInterceptor(e.unary), grpc.ChainStreamInterceptor(e.stream)}
 	if e.limiter.countsBytes() {
 		opts = append(opts, grpc.StatsHandler(&sizes{e.limiter}))
+	}
+	if e.limiter.maxNesting > 0 {
+		opts = append(opts, grpc.ForceServerCodecV2(&shallowCodec{CodecV2: encoding.GetCodecV2(codecName), ext: e}))
 	}
 	return opts, nil
 }

@@ -16,6 +16,7 @@ func started(t *testing.T, change func(*Config)) *Extension {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Rules = nil
+	cfg.MaxNesting = 0
 	change(cfg)
 	require.NoError(t, cfg.Validate())
 	e, err := newExtension(extensiontest.NewNopSettings(metadata.Type), cfg)

@@ -33,16 +33,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer l.leave()
 	if rule := l.rule(r.URL.Path); !rule.idle() {
 		k := l.httpKey(r, &rule.by)
-		// The length that a request declares counts at once, so that others of its key
-		// wait while it is read; without one its bytes count as they come.
-		size := max(r.ContentLength, 0)
-		if refused, ok := l.admit(rule, k, int(size), time.Now()); !ok {
+		// The beginning of what a request declares counts at once, the rest as it comes:
+		// who declares a terabyte and sends nothing must not put its key into debt.
+		size := int(min(max(r.ContentLength, 0), chunk))
+		if refused, ok := l.admit(rule, k, size, time.Now()); !ok {
 			h.refuse(w, r, refused)
 			return
 		}
-		if rule.bytes.Limits() && r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
-			r.Body = &countedBody{ReadCloser: r.Body, rule: rule, key: k}
+		if rule.bytes.Limits() && r.Body != nil && r.Body != http.NoBody {
+			r.Body = &countedBody{ReadCloser: r.Body, rule: rule, key: k, paid: size}
 		}
+	}
+	if why, ok := h.shallow(r); !ok {
+		h.refuse(w, r, refusal{reason: why})
+		return
 	}
 	l.count(protocolHTTP, Admitted)
 	h.next.ServeHTTP(w, r)
@@ -53,12 +57,12 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, why refusal) {
 	writeRefusal(w, r, h.cfg.RejectedBy, why)
 }
 
-// countedBody takes what is read of a body of unknown length from the bucket,
-// a chunk at a time.
+// countedBody takes what is read of a body from the bucket, a chunk at a time.
 type countedBody struct {
 	io.ReadCloser
 	rule *rule
 	key  key
+	paid int // bytes that were taken already
 	read int // since the last chunk
 }
 
@@ -66,7 +70,9 @@ const chunk = 64 << 10
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.read += n
+	free := min(n, b.paid)
+	b.paid -= free
+	b.read += n - free
 	if b.read >= chunk || err != nil {
 		b.settle()
 	}

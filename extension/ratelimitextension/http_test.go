@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -260,4 +261,28 @@ func TestAsMiddlewareOfAServer(t *testing.T) {
 	require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
 	require.Equal(t, "application/x-protobuf", resp.Header.Get("Content-Type"))
 	require.Equal(t, "127.0.0.1", e.RateLimits(1).Rules[0].Fullest[0].Key)
+}
+
+// A terabyte that is declared and never sent must not shut out whoever shares the
+// sender's address.
+func TestDeclaredLengthThatNeverComesIsNotTaken(t *testing.T) {
+	e := started(t, func(c *Config) { c.Bytes = RateConfig{Rate: 10 << 20, Per: time.Second} })
+	admitted := make(chan struct{}, 16)
+	server := httptest.NewServer(wrap(t, e, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		admitted <- struct{}{}
+		w.WriteHeader(http.StatusNoContent)
+	})))
+	defer server.Close()
+	c, err := net.Dial("tcp", server.Listener.Addr().String())
+	require.NoError(t, err)
+	_, err = fmt.Fprintf(c, "POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+	require.NoError(t, err)
+	<-admitted
+	require.NoError(t, c.Close())
+	for range 10 {
+		honest, err := http.Post(server.URL+"/v1/logs", "text/plain", strings.NewReader("x"))
+		require.NoError(t, err)
+		require.NoError(t, honest.Body.Close())
+		require.Equal(t, http.StatusNoContent, honest.StatusCode)
+	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/telemark-otel/telemark/internal/limit"
 )
 
-// Reason says which limit refused a request.
+// Reason says why a request was refused.
 type Reason uint8
 
 // The reasons.
@@ -19,6 +19,8 @@ const (
 	RequestRate        // too many requests of this key
 	ByteRate           // too many bytes of this key
 	Concurrency        // too many requests at the same time, of all keys
+	TooDeep            // a value nests too deep; for good
+	Malformed          // no JSON of OTLP; for good
 	reasons
 )
 
@@ -32,6 +34,10 @@ func (r Reason) String() string {
 		return "byte_rate"
 	case Concurrency:
 		return "concurrency"
+	case TooDeep:
+		return "too_deep"
+	case Malformed:
+		return "malformed"
 	default:
 		return "unknown"
 	}
@@ -85,6 +91,7 @@ type limiter struct {
 	rest          rule // whatever no rule is for
 	maxConcurrent int64
 	maxKeys       int
+	maxNesting    int
 	trusted       proxies
 	ipv6Prefix    int
 
@@ -100,7 +107,7 @@ func newLimiter(cfg *Config) (*limiter, error) {
 		return nil, err
 	}
 	l := &limiter{
-		maxConcurrent: cfg.MaxConcurrent, maxKeys: cfg.MaxKeys,
+		maxConcurrent: cfg.MaxConcurrent, maxKeys: cfg.MaxKeys, maxNesting: cfg.MaxNesting,
 		trusted: trusted, ipv6Prefix: cfg.IPv6PrefixLength,
 		rules: make([]rule, len(cfg.Rules)),
 	}

@@ -2,7 +2,10 @@ package ratelimitextension
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +32,12 @@ func TestTelemetryCountsWhatHappened(t *testing.T) {
 	send(h, "192.0.2.1", "/")
 	send(h, "192.0.2.2", "/")
 	require.Equal(t, http.StatusTooManyRequests, send(h, "192.0.2.1", "/").Code)
+	for i, body := range []string{`{"a":` + strings.Repeat("[", 300_000), `{,`} {
+		require.Equal(t, http.StatusBadRequest, send(h, fmt.Sprintf("192.0.2.%d", 10+i), "/", func(r *http.Request) {
+			r.Header.Set("Content-Type", "application/json")
+			r.Body = io.NopCloser(strings.NewReader(body))
+		}).Code)
+	}
 
 	point := func(v int64, attrs ...attribute.KeyValue) metricdata.DataPoint[int64] {
 		return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(attrs...)}
@@ -37,9 +46,9 @@ func TestTelemetryCountsWhatHappened(t *testing.T) {
 	reason := func(r Reason) attribute.KeyValue { return attribute.Stringer("reason", r) }
 	metadatatest.AssertEqualRatelimitAdmittedRequests(t, tel, []metricdata.DataPoint[int64]{point(2, http), point(0, grpc)}, metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualRatelimitRefusedRequests(t, tel, []metricdata.DataPoint[int64]{
-		point(1, http, reason(RequestRate)), point(0, http, reason(ByteRate)), point(0, http, reason(Concurrency)),
-		point(0, grpc, reason(RequestRate)), point(0, grpc, reason(ByteRate)), point(0, grpc, reason(Concurrency)),
+		point(1, http, reason(RequestRate)), point(0, http, reason(ByteRate)), point(0, http, reason(Concurrency)), point(1, http, reason(TooDeep)), point(1, http, reason(Malformed)),
+		point(0, grpc, reason(RequestRate)), point(0, grpc, reason(ByteRate)), point(0, grpc, reason(Concurrency)), point(0, grpc, reason(TooDeep)), point(0, grpc, reason(Malformed)),
 	}, metricdatatest.IgnoreTimestamp())
-	metadatatest.AssertEqualRatelimitBuckets(t, tel, []metricdata.DataPoint[int64]{point(2)}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitBuckets(t, tel, []metricdata.DataPoint[int64]{point(4)}, metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualRatelimitInFlightRequests(t, tel, []metricdata.DataPoint[int64]{point(0)}, metricdatatest.IgnoreTimestamp())
 }
