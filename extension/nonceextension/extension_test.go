@@ -197,9 +197,11 @@ func TestStorageOutageIsToldAndHeals(t *testing.T) {
 	st := newMemoryStorage()
 	host := hostWith(storageID, st)
 	e := start(t, host, testConfig(t, withStorage))
-	accept(t, e.Windows(), block(1, "tpmsign:logs"))
+	first, second := block(1, "tpmsign:logs"), block(2, "tpmsign:logs")
+	second.Issued = first.Issued // the same nonce
+	accept(t, e.Windows(), first)
 	st.breakDown(true)
-	out, err := e.Windows().Claim(t.Context(), time.Now(), []replay.Block{block(2, "tpmsign:logs")})
+	out, err := e.Windows().Claim(t.Context(), time.Now(), []replay.Block{second})
 	require.NoError(t, err, "it was reserved before")
 	_, err = e.Windows().Confirm(t.Context(), time.Now(), []replay.Claim{out[0].Claim})
 	require.Equal(t, reason.StoreUnavailable, reason.Of(err))
