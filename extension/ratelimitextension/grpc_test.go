@@ -69,6 +69,12 @@ func serve(t *testing.T, l *logs, extensions ...*Extension) *grpc.ClientConn {
 	plogotlp.RegisterGRPCServer(srv, l)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	srv.RegisterService(&echoes, nil)
+	return connect(t, srv)
+}
+
+// connect runs srv for as long as the test, and dials it.
+func connect(t *testing.T, srv *grpc.Server) *grpc.ClientConn {
+	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan error, 1)

@@ -30,21 +30,30 @@ type frame struct {
 // enumeration and no base64, which are read to their end. What follows the end of
 // the request is not looked at, and neither is what does not begin with a brace.
 func JSON(b []byte, levels int) Verdict {
+	var few [jsonAround + jsonLevel*fewLevels]frame
+	said, room := scanJSON(b, levels, few[:])
+	if !room {
+		said, _ = scanJSON(b, levels, make([]frame, jsonAround+jsonLevel*levels))
+	}
+	return said
+}
+
+// scanJSON notes in stack the brackets that are open. Without room for them it
+// cannot say what b is.
+func scanJSON(b []byte, levels int, stack []frame) (said Verdict, room bool) {
 	t := tokens{b: b}
 	switch t.next() {
 	case '{':
 	case ',':
-		return Malformed
+		return Malformed, true
 	default:
-		return Fits
+		return Fits, true
 	}
 	var (
-		few   [jsonAround + jsonLevel*fewLevels]frame
-		stack = few[:]
 		open  = 1 // of stack; the first is the request
 		depth = 0 // how many of them are values
 		first = true
-		room  = jsonAround + jsonLevel*levels
+		most  = jsonAround + jsonLevel*levels
 	)
 	stack[0] = frame{message: mNone, holds: object}
 	for {
@@ -55,14 +64,14 @@ func JSON(b []byte, levels int) Verdict {
 				depth--
 			}
 			if open--; open == 0 {
-				return Fits
+				return Fits, true
 			}
 			first = false
 			continue
 		}
 		if !first {
 			if c != ',' {
-				return Malformed
+				return Malformed, true
 			}
 			c = t.next()
 		}
@@ -72,29 +81,29 @@ func JSON(b []byte, levels int) Verdict {
 		if !around.array {
 			var ok bool
 			if inner, ok = t.key(c, around); !ok {
-				return Malformed
+				return Malformed, true
 			}
 			c = t.next()
 		}
 		if !inner.opens(c) {
 			if !t.value(c, inner) {
-				return Malformed
+				return Malformed, true
 			}
 			continue
 		}
-		if open == room {
-			return TooDeep
+		if open == most {
+			return TooDeep, true
 		}
 		if c == '{' && inner.holds == object && inner.message == mAnyValue {
 			if depth++; depth > levels {
-				return TooDeep
+				return TooDeep, true
 			}
 		}
 		if inner.holds == anything {
 			inner.array = c == '['
 		}
-		if open == len(stack) {
-			stack = append(stack, make([]frame, len(stack))...)
+		if open >= len(stack) {
+			return Fits, false
 		}
 		stack[open] = inner
 		open++

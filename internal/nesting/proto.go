@@ -75,12 +75,24 @@ func proto(b []byte, m message, levels int) bool {
 		return false
 	}
 	var (
-		fewEnds  [protoAround + protoLevel*fewLevels]uint32
-		fewKinds [protoAround + protoLevel*fewLevels]message
-		ends     = fewEnds[:] // of the messages around
-		kinds    = fewKinds[:]
-		open     int // how many are around
-		depth    int // how many of them, and m, are values
+		ends  [protoAround + protoLevel*fewLevels]uint32
+		kinds [len(ends)]message
+	)
+	fits, room := scan(b, m, levels, ends[:], kinds[:])
+	if !room {
+		n := protoAround + protoLevel*levels
+		fits, _ = scan(b, m, levels, make([]uint32, n), make([]message, n))
+	}
+	return fits
+}
+
+// scan notes in ends and kinds the messages that are around. Without room for
+// them it cannot say whether b fits.
+func scan(b []byte, m message, levels int, ends []uint32, kinds []message) (fits, room bool) {
+	kinds = kinds[:len(ends)]
+	var (
+		open  int // how many are around
+		depth int // how many of them, and m, are values
 
 		inner      message
 		at, length int // of what stands in a field
@@ -89,25 +101,25 @@ func proto(b []byte, m message, levels int) bool {
 	for {
 		for pos == len(in) {
 			if open == 0 {
-				return true
+				return true, true
 			}
 			if m == mAnyValue {
 				depth--
 			}
 			open--
-			m, in = kinds[open], b[:ends[open]]
+			m, in = kinds[open], b[:ends[open]] //nolint:gosec // open was above 0, and below their length
 		}
 		// A byte for the tag and one for the length, as nearly all have; the rest
 		// is read as slowly as it likes.
 		if c := in[pos]; c < widest<<3 && c&7 == wireLen && c >= 1<<3 && pos+1 < len(in) && in[pos+1] < 0x80 {
 			inner, at, length = ways[m][c>>3], pos+2, int(in[pos+1])
 			if length > len(in)-at {
-				return true
+				return true, true
 			}
 		} else {
 			number, wire, from, ok := tag(in, pos)
 			if !ok {
-				return true
+				return true, true
 			}
 			switch {
 			case uint32(number) < widest:
@@ -119,15 +131,15 @@ func proto(b []byte, m message, levels int) bool {
 			}
 			if wire != wireLen {
 				if inner != mNone {
-					return true
+					return true, true
 				}
 				if pos, ok = skip(in, from, wire); !ok {
-					return true
+					return true, true
 				}
 				continue
 			}
 			if length, at, ok = size(in, from); !ok {
-				return true
+				return true, true
 			}
 		}
 		pos = at
@@ -137,12 +149,11 @@ func proto(b []byte, m message, levels int) bool {
 		}
 		if inner == mAnyValue {
 			if depth++; depth > levels {
-				return false
+				return false, true
 			}
 		}
-		if open == len(ends) { // depth bounds it
-			ends = append(ends, make([]uint32, len(ends))...)
-			kinds = append(kinds, make([]message, len(kinds))...)
+		if open >= len(ends) {
+			return false, false
 		}
 		kinds[open], ends[open] = m, uint32(len(in))
 		open++

@@ -58,7 +58,8 @@
 // durable before Confirm returns, and so is, before Claim returns, that what is
 // claimed may be delivered; concurrent calls share one write. Claims are not
 // written one by one: each window is written with a number ahead of its claims,
-// the reservation, up to which they need no write. What a process leaves behind
+// the reservation, up to which they need no write; a claim under a later nonce than is on disk
+// needs one, since the nonce says how long the window is kept. What a process leaves behind
 // that dies is told from what nobody ever had only roughly then: everything up to
 // the reservation that is not settled is a redelivery when it is claimed. After
 // [Local.Close] it is told exactly. A sender that repeats what is confirmed and not
