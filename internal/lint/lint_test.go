@@ -156,6 +156,31 @@ service:
 	require.Empty(t, found(config, Options{Tolerate: block.Split}))
 }
 
+func TestNeverCopyingIsForOneExporterThatLeavesAloneWhatItRefuses(t *testing.T) {
+	for pipeline, want := range map[string][]string{
+		"{receivers: [otlp], processors: [tpmsign], exporters: [otlp]}":                nil,
+		"{receivers: [otlp], processors: [tpmsign], exporters: [otlp, debug]}":         {"refused-may-be-changed processors::tpmsign::pending::copy"},
+		"{receivers: [otlp], processors: [tpmsign, batch], exporters: [otlp]}":         {"refused-may-be-changed processors::tpmsign::pending::copy"},
+		"{receivers: [otlp], processors: [tpmsign], exporters: [forward]}":             {"refused-may-be-changed processors::tpmsign::pending::copy"},
+		"{receivers: [otlp], processors: [tpmsign], exporters: [otlp/waiting]}":        {"refused-may-be-changed processors::tpmsign::pending::copy"},
+		"{receivers: [otlp], processors: [tpmsign/copying], exporters: [otlp, debug]}": nil,
+	} {
+		require.Equal(t, want, found(parse(t, `
+connectors: {forward: {}}
+receivers: {otlp: {protocols: {grpc: {endpoint: "localhost:4317"}}}}
+processors: {tpmsign: {pending: {storage: file_storage, copy: never}}, tpmsign/copying: {pending: {storage: file_storage}}, batch: {}}
+exporters:
+  debug: {}
+  otlp: {endpoint: "gateway:4317", sending_queue: {storage: file_storage}, retry_on_failure: {max_elapsed_time: 0}}
+  otlp/waiting: {endpoint: "gateway:4317", sending_queue: {wait_for_result: true}}
+extensions: {file_storage: {fsync: true}}
+service:
+  extensions: [file_storage]
+  pipelines: {logs: `+pipeline+`}
+`), Options{}), pipeline)
+	}
+}
+
 func TestFiltersAreAllowedWhereSplitsAre(t *testing.T) {
 	config := parse(t, `
 receivers: {otlp: {protocols: {grpc: {endpoint: "0.0.0.0:4317", tls: {cert_file: c, key_file: k}}}}}

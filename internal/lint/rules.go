@@ -150,6 +150,13 @@ var rules = []Rule{
 		check:   pendingInMemory,
 	},
 	{
+		ID: "refused-may-be-changed", Severity: Error,
+		Title:   "signed requests are not copied where a component that refuses one may have changed it",
+		Why:     "With `copy: never`, tpmsign keeps what it handed on and was refused. By then a second exporter may be changing it, or the queue that refused it have merged it with others: signed blocks are lost.",
+		Instead: "Remove `copy` from `pending`. `never` is for a pipeline that ends with tpmsign and one exporter whose queue does not wait for results.",
+		check:   refusedMayBeChanged,
+	},
+	{
 		ID: "windows-in-memory", Severity: Warning,
 		Title:   "the replay windows live in memory",
 		Why:     "After a restart everything that is still on its way is refused (nonce_store_lost), since it can no longer be told from a replay.",

@@ -180,6 +180,29 @@ func pendingInMemory(m *model, report reporter) {
 	}
 }
 
+func refusedMayBeChanged(m *model, report reporter) {
+	for _, s := range m.signers() {
+		if s.cfg.at("pending").text("copy") != "never" {
+			continue
+		}
+		path, behind := s.path("pending", "copy"), s.in.processors[s.index+1:]
+		switch {
+		case len(behind) > 0:
+			report(path, behind[0].id+" stands behind "+s.id)
+		case len(s.in.exporters) > 1:
+			report(path, s.in.name+" has several exporters")
+		case slices.ContainsFunc(s.in.exporters, mayChangeWhatItRefuses):
+			report(path, s.in.exporters[0].id+" may change what it refuses")
+		}
+	}
+}
+
+// mayChangeWhatItRefuses is true of connectors, behind which there may be
+// anything, and of queues that refuse what they have taken.
+func mayChangeWhatItRefuses(c component) bool {
+	return c.kind == "connectors" || c.cfg.at("sending_queue").flag("wait_for_result", false)
+}
+
 // issuing returns the nonce extensions that hold windows: not the relays.
 func (m *model) issuing() []component {
 	return slices.DeleteFunc(m.extensions("nonce"), func(c component) bool { return c.cfg["upstream"] != nil })

@@ -26,6 +26,9 @@ const (
 	tolerationSplit   = "split"
 	tolerationEnrich  = "enrich"
 	tolerationsWanted = "split, enrich"
+
+	copyAuto  = "auto"
+	copyNever = "never"
 )
 
 // Errors of the configuration, one per rule. Each names the YAML key.
@@ -38,6 +41,7 @@ var (
 	errMaxBytes        = errors.New("`pending::max_bytes` is too small")
 	errMaxBlocks       = errors.New("`pending::max_blocks` is negative")
 	errWait            = errors.New("`pending::wait` is out of bounds")
+	errCopy            = errors.New("`pending::copy` is unknown")
 )
 
 // Config configures the tpmsign processor. The zero value of every field but
@@ -102,6 +106,11 @@ type PendingConfig struct {
 	// the pending store. Between 1ms and 10m.
 	Wait time.Duration `mapstructure:"wait"`
 
+	// Copy says when a signed request is copied before it is handed on, so that
+	// it can be kept should the next component refuse it for now: "auto", when
+	// that component says that it changes data, or "never".
+	Copy string `mapstructure:"copy"`
+
 	// prevent unkeyed literal initialization
 	_ struct{}
 }
@@ -133,6 +142,9 @@ func (c *Config) Validate() error {
 	}
 	if w := c.Pending.Wait; w < minPendingWait || w > maxPendingWait {
 		errs = append(errs, fmt.Errorf("%w: %v, want %v to %v, several times what the TPM takes for a signature", errWait, w, minPendingWait, maxPendingWait))
+	}
+	if c.Pending.Copy != copyAuto && c.Pending.Copy != copyNever {
+		errs = append(errs, fmt.Errorf("%w: %q, want %s or %s", errCopy, c.Pending.Copy, copyAuto, copyNever))
 	}
 	return errors.Join(errs...)
 }

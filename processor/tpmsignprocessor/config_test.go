@@ -25,7 +25,7 @@ func TestConfigIsRead(t *testing.T) {
 		"tpmsign/stored": stored,
 		"tpmsign/all": {
 			TPM: &second, Stream: "edge-a", Tolerate: []string{"split", "enrich"}, Coalesce: true,
-			Pending: PendingConfig{Storage: &agent, MaxBytes: 1 << 20, Wait: 500 * time.Millisecond},
+			Pending: PendingConfig{Storage: &agent, MaxBytes: 1 << 20, Wait: 500 * time.Millisecond, Copy: "never"},
 		},
 	} {
 		t.Run(id, func(t *testing.T) {
@@ -57,6 +57,7 @@ func TestConfigErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"heartbeat negative": {func(c *Config) { c.Heartbeat.Interval = -time.Second }, errHeartbeat, "-1s"},
 		"bytes too few":      {func(c *Config) { c.Pending.MaxBytes = 0 }, errMaxBytes, " 0,"},
 		"blocks negative":    {func(c *Config) { c.Pending.MaxBlocks = -1 }, errMaxBlocks, "-1"},
+		"copy unknown":       {func(c *Config) { c.Pending.Copy = "always" }, errCopy, `"always"`},
 		"wait zero":          {func(c *Config) { c.Pending.Wait = 0 }, errWait, "0s"},
 		"wait too long":      {func(c *Config) { c.Pending.Wait = time.Hour }, errWait, "1h0m0s"},
 	} {

@@ -40,24 +40,25 @@ func createDefaultConfig() component.Config {
 			MaxBytes:  defaultPendingMaxBytes,
 			MaxBlocks: defaultPendingMaxBlocks,
 			Wait:      defaultPendingWait,
+			Copy:      copyAuto,
 		},
 	}
 }
 
 func createMetrics(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Metrics) (processor.Metrics, error) {
-	return newSigner(set, cfg.(*Config), block.Metrics, func(ctx context.Context, b digest.Batch) error {
+	return newSigner(set, cfg.(*Config), block.Metrics, next.Capabilities(), func(ctx context.Context, b digest.Batch) error {
 		return next.ConsumeMetrics(ctx, b.Metrics())
 	})
 }
 
 func createLogs(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Logs) (processor.Logs, error) {
-	return newSigner(set, cfg.(*Config), block.Logs, func(ctx context.Context, b digest.Batch) error {
+	return newSigner(set, cfg.(*Config), block.Logs, next.Capabilities(), func(ctx context.Context, b digest.Batch) error {
 		return next.ConsumeLogs(ctx, b.Logs())
 	})
 }
 
 func createTraces(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
-	return newSigner(set, cfg.(*Config), block.Traces, func(ctx context.Context, b digest.Batch) error {
+	return newSigner(set, cfg.(*Config), block.Traces, next.Capabilities(), func(ctx context.Context, b digest.Batch) error {
 		return next.ConsumeTraces(ctx, b.Traces())
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/processor/processortest"
 
 	"github.com/telemark-otel/telemark/internal/block"
@@ -63,7 +64,7 @@ func TestStreamNames(t *testing.T) {
 
 	long := processortest.NewNopSettings(metadata.Type)
 	long.ID = component.MustNewIDWithName("tpmsign", strings.Repeat("x", 60))
-	s, err := newSigner(long, testConfig(), block.Logs, nil)
+	s, err := newSigner(long, testConfig(), block.Logs, consumer.Capabilities{}, nil)
 	require.NoError(t, err)
 	require.ErrorIs(t, s.Start(t.Context(), hostWith(tpm)), errStream)
 }

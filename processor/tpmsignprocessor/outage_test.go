@@ -137,6 +137,9 @@ func storm(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	signal := allSignals[seed%3]
 	next := newVerifier(signal)
+	if next.mutates = seed%2 == 1; next.mutates {
+		next.mangle = func(b digest.Batch) { b.Filter(func(int) bool { return false }) }
+	}
 	var calm atomic.Bool
 	var refusedForGood atomic.Int64
 	next.fail = func(int) error { // called under the verifier's lock

@@ -65,6 +65,7 @@ type signer struct {
 	signal     block.Signal
 	tolerances block.Tolerance
 	next       func(context.Context, digest.Batch) error
+	mutates    bool // next says that it changes data
 
 	starting sync.Mutex // held by Start and Shutdown
 	running  atomic.Pointer[run]
@@ -76,12 +77,12 @@ var (
 	_ processor.Traces  = (*signer)(nil)
 )
 
-func newSigner(set processor.Settings, cfg *Config, signal block.Signal, next func(context.Context, digest.Batch) error) (*signer, error) {
+func newSigner(set processor.Settings, cfg *Config, signal block.Signal, then consumer.Capabilities, next func(context.Context, digest.Batch) error) (*signer, error) {
 	tolerances, err := cfg.tolerances()
 	if err != nil {
 		return nil, err
 	}
-	return &signer{set: set, cfg: cfg, signal: signal, tolerances: tolerances, next: next}, nil
+	return &signer{set: set, cfg: cfg, signal: signal, tolerances: tolerances, next: next, mutates: then.MutatesData}, nil
 }
 
 // Capabilities says that receipts are attached in place.

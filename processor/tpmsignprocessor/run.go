@@ -40,7 +40,7 @@ type run struct {
 	delivered atomic.Uint64 // deliveries that the next consumer accepted
 	blocked   atomic.Bool   // the last delivery from pending failed
 	signing   atomic.Int64  // requests from pending that are being signed
-	cautious  atomic.Bool   // the next consumer changes data that it refuses
+	copies    atomic.Bool   // made of requests, since the next consumer changes them
 
 	chained    sync.Once
 	refusals   sampler
@@ -60,6 +60,7 @@ func newRun(s *signer, tpm committer, stream string, closeStream func(), pending
 		queue:       newQueue(pending, s.cfg.Pending.MaxBytes, s.cfg.Pending.MaxBlocks),
 		landing:     make(chan struct{}, 1),
 	}
+	r.copies.Store(s.mutates && s.cfg.Pending.Copy == copyAuto)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }

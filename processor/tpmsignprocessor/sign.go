@@ -178,7 +178,7 @@ func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Tick
 // numbers, so a refusal for now is answered by keeping it.
 func (r *run) deliver(ctx context.Context, req *request) error {
 	var kept *record
-	if r.cautious.Load() {
+	if r.copies.Load() {
 		rec, err := req.record(stateSigned)
 		if err != nil {
 			return r.abandon(ctx, req.len(), err)
@@ -198,7 +198,7 @@ func (r *run) deliver(ctx context.Context, req *request) error {
 	if kept == nil {
 		rec, err := req.intact(r.tolerances)
 		if err != nil {
-			r.cautious.Store(true)
+			r.copies.Store(true)
 			r.logger.Error("The next component changed a signed request and then refused it, so its blocks are missing from the stream. "+
 				"From now on a copy is made of each request. Put tpmsign last before the exporter.", zap.Error(err))
 			return r.abandon(ctx, req.len(), refusal)

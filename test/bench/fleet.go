@@ -63,7 +63,7 @@ extensions:
     storage: file_storage
     nonce: {endpoint: "$NONCES"}
 processors:
-  tpmsign: {pending: {storage: file_storage, wait: 30s}}
+  tpmsign: {pending: {storage: file_storage, wait: 30s, copy: never}}
 `
 	verifying = `
 extensions:
