@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh [FLAG…]: measures what proof costs; docs/performance.md explains it.
-# BENCH=quick takes 3 minutes instead of 15; flags go to test/bench.
+# BENCH=quick takes 3 minutes instead of 20; flags go to test/bench.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${BENCH:-full} in

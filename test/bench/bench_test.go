@@ -167,7 +167,7 @@ func TestPresignedBlocksVerifyAndDiffer(t *testing.T) {
 // signed or verified and comes out again. How long it takes is not looked at.
 func TestACellOfEachRoleRuns(t *testing.T) {
 	o := &options{plan: plan{cell: time.Millisecond, slice: 50 * time.Millisecond}, out: t.TempDir(), group: defaultGroup, queue: "memory"}
-	for _, only := range []string{"agent/metrics/1000/none", "collector/traces/20/none"} {
+	for _, only := range []string{"agent/metrics/1x1000/none", "collector/traces/1x20/none"} {
 		o.cells = only
 		res := &result{}
 		require.NoError(t, runCosts(t.Context(), o, res))

@@ -27,10 +27,12 @@ type load struct {
 	rate, zipRate int // requests per second; without compression there is room for more
 }
 
-// A request of the small load is one block, as an SDK sends it; one of the
-// large load is what a gateway or a busy agent merges.
+// A request of the small load is one block, as an SDK sends it when little
+// happens, one of the largest block as it does when it is busy; ten blocks are
+// what a gateway or a busy agent merges.
 var loads = []load{
 	{blocks: 10, items: 100, rate: 200, zipRate: 80},
+	{blocks: 1, items: 1000, rate: 200, zipRate: 80},
 	{blocks: 1, items: 20, rate: 4000, zipRate: 3000},
 }
 
@@ -122,7 +124,7 @@ func (c cell) role() string {
 }
 
 func (c cell) name() string {
-	return fmt.Sprintf("%s/%v/%d/%s", c.role(), c.signal, c.load.perRequest(), compression(c.zip))
+	return fmt.Sprintf("%s/%v/%dx%d/%s", c.role(), c.signal, c.load.blocks, c.load.items, compression(c.zip))
 }
 
 func (c cell) rate() int {

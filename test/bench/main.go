@@ -3,7 +3,7 @@
 // receipts, and the latency of a slow TPM. docs/performance.md says what the
 // numbers mean and keeps the last full run.
 //
-//	make bench              # about 15 minutes
+//	make bench              # about 20 minutes
 //	make bench BENCH=quick  # about 3, with wider quartiles
 package main
 
@@ -57,7 +57,7 @@ func main() {
 	isQuick := flag.Bool("quick", false, "take a fifth of the time; quartiles are wider")
 	flag.StringVar(&o.out, "out", "build/bench", "`directory` of the results and of everything that the processes write")
 	flag.StringVar(&o.parts, "parts", "micro,registry,size,cost,latency", "which parts to run")
-	flag.StringVar(&o.cells, "cells", "", "run only the cost cells whose name contains `text`, such as agent/logs/20/gzip")
+	flag.StringVar(&o.cells, "cells", "", "run only the cost cells whose name contains `text`, such as agent/logs/1x20/gzip")
 	flag.DurationVar(&o.chip, "tpm", defaultChip, "signing time of the TPM in the cost cells")
 	flag.IntVar(&o.group, "group", defaultGroup, "blocks per signature in what collectors verify")
 	flag.StringVar(&o.queue, "queue", "memory", "queue of the exporters: memory or none")

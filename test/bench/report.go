@@ -83,7 +83,7 @@ func (r *result) printCosts(out *strings.Builder) {
 	}
 	say(out, "\nCPU-seconds per million items; a signature takes the TPM %s more than swtpm's own time; "+
 		"collectors verify %d blocks per signature\n\n", r.ChipDelay, r.GroupSize)
-	t := newTable(out, "role", "compression", "items per request", "signal", "without", "with", "ratio (quartiles)", "of sums", "A/A control", "goal", "",
+	t := newTable(out, "role", "compression", "blocks", "items each", "signal", "without", "with", "ratio (quartiles)", "of sums", "A/A control", "goal", "",
 		"blocks per signature", "TPM's own CPU", "bytes per item")
 	for _, c := range r.Costs {
 		verdict := "met"
@@ -94,7 +94,7 @@ func (r *result) printCosts(out *strings.Builder) {
 		if c.BlocksPerSignature > 0 {
 			perSignature, chip = number("%.0f", c.BlocksPerSignature), number("%.2f", c.ChipCPU)
 		}
-		t.row(c.Role, c.Compression, number("%d", c.Items), c.Signal, number("%.2f", c.Base.Median), number("%.2f", c.With.Median),
+		t.row(c.Role, c.Compression, number("%d", c.Blocks), number("%d", c.Items/c.Blocks), c.Signal, number("%.2f", c.Base.Median), number("%.2f", c.With.Median),
 			c.Ratio.String(), number("%.2f", c.Pooled), c.Control.String(), number("%.2f", c.Goal), verdict, perSignature, chip,
 			number("%.0f → %.0f", c.WireBase, c.WireWith))
 	}
