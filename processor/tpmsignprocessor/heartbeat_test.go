@@ -1,16 +1,20 @@
 package tpmsignprocessor
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/processor/processortest"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
-	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadata"
+	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadatatest"
 )
 
 func withHeartbeat(c *Config) { c.Heartbeat.Interval = time.Minute }
@@ -20,7 +24,9 @@ func TestIdleStreamSpeaksAndSaysFarewell(t *testing.T) {
 		t.Run(signal.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				next := newVerifier(signal)
-				set := processortest.NewNopSettings(metadata.Type)
+				tel := componenttest.NewTelemetry()
+				defer func() { require.NoError(t, tel.Shutdown(context.Background())) }()
+				set := metadatatest.NewSettings(tel)
 				set.Resource.Attributes().PutStr("service.name", "otelcol-telemark")
 				set.Resource.Attributes().PutStr("telemark.verdict", "verified")
 				s := newSUTWith(t, set, testConfig(withHeartbeat, func(c *Config) { c.Tolerate = []string{"split", "enrich"} }), next)
@@ -39,7 +45,12 @@ func TestIdleStreamSpeaksAndSaysFarewell(t *testing.T) {
 				require.Equal(t, 1, next.spoke(farewell))
 				require.Equal(t, 3, next.spoke(heartbeat))
 				next.requireContiguous(t)
-				require.Equal(t, 1, next.came(number{1, "tpmsign/edge:" + signal.String(), 5}))
+				name := "tpmsign/edge:" + signal.String()
+				require.Equal(t, 1, next.came(number{1, name, 5}))
+				spoken := func(n int64, u utterance) metricdata.DataPoint[int64] {
+					return metricdata.DataPoint[int64]{Value: n, Attributes: attribute.NewSet(attribute.String("stream", name), attribute.String("kind", string(u)))}
+				}
+				metadatatest.AssertEqualTpmsignHeartbeats(t, tel, points(spoken(3, "heartbeat"), spoken(1, "farewell")), metricdatatest.IgnoreTimestamp())
 			})
 		})
 	}
@@ -85,13 +96,17 @@ func TestHeartbeatThatIsRefusedForNowComesLater(t *testing.T) {
 			}
 			return nil
 		}
-		s := newSUT(t, testConfig(withHeartbeat), next).start(hostWith(newFakeTPM(t, 1)))
+		s, tel, _ := metered(t, testConfig(withHeartbeat), next)
+		s.start(hostWith(newFakeTPM(t, 1)))
 		time.Sleep(29 * time.Minute)
 		require.Equal(t, 1, s.pendingBlocks())
 		time.Sleep(2 * time.Minute)
 		s.stop()
 		next.requireContiguous(t)
 		require.Positive(t, next.spoke(heartbeat))
+		metadatatest.AssertEqualTpmsignHeartbeats(t, tel, points(
+			point(int64(next.spoke(heartbeat)), "kind", "heartbeat"), point(1, "kind", "farewell"),
+		), metricdatatest.IgnoreTimestamp())
 	})
 }
 

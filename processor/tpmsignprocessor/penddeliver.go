@@ -90,7 +90,7 @@ func (r *run) deliverEntry(e *entry) bool {
 	err = r.next(r.ctx, batch)
 	switch {
 	case err == nil:
-		r.emitted(r.ctx, "")
+		r.emitted(r.ctx, e.own)
 		return true
 	case permanent(err):
 		r.refusedDownstream(r.ctx, rec.blocks, err)

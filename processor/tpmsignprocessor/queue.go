@@ -24,8 +24,8 @@ type entry struct {
 	id     uint64 // in the store
 	blocks int
 	bytes  int64
-	own    bool // said by the stream itself, nobody's data
-	fate   fate // of the record, should it outlive the entry; set by who ends it
+	own    utterance // said by the stream itself, nobody's data; "" for data
+	fate   fate      // of the record, should it outlive the entry; set by who ends it
 
 	// Owned by the signing goroutine once the entry is out of the queue. Set
 	// before that only for what is put into queue.numbered.
@@ -105,7 +105,7 @@ func (q *queue) reserve(e *entry, must bool) error {
 func (q *queue) account(e *entry, sign int) {
 	q.bytes += int64(sign) * e.bytes
 	q.blocks += sign * e.blocks
-	if e.own {
+	if e.own != "" {
 		q.own += sign * e.blocks
 	}
 }
@@ -120,7 +120,7 @@ func (q *queue) release(e *entry) {
 // placing says how a record is put into the queue.
 type placing struct {
 	must bool // beyond the bounds if need be: it is numbered
-	own  bool
+	own  utterance
 
 	// Of a numbered request whose signature is still to come.
 	req    *request

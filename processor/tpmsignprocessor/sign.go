@@ -151,7 +151,7 @@ func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Tick
 		return err
 	}
 	for pause := newBackoff(); !done(ticket); {
-		err := r.queue.put(ctx, rec, placing{must: true, own: req.own != "", req: req, ticket: ticket})
+		err := r.queue.put(ctx, rec, placing{must: true, own: req.own, req: req, ticket: ticket})
 		if err == nil {
 			r.meters.pended(ctx, req.len(), why)
 			return nil
@@ -168,6 +168,9 @@ func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Tick
 	}
 	signed, err := ticket.Result()
 	if unsigned := req.attach(signed); unsigned != nil {
+		if req.len() == 0 {
+			return r.giveBack(ctx, err)
+		}
 		return r.abandon(ctx, req.len(), err)
 	}
 	r.meters.signed(ctx, req.len(), req.items)
@@ -213,7 +216,7 @@ func (r *run) deliver(ctx context.Context, req *request) error {
 // and the caller waits: giving a numbered block back to it would make a gap.
 func (r *run) keep(ctx context.Context, rec record, own utterance, refusal error) error {
 	for pause := newBackoff(); ; {
-		err := r.queue.put(ctx, rec, placing{must: true, own: own != ""})
+		err := r.queue.put(ctx, rec, placing{must: true, own: own})
 		if err == nil {
 			r.meters.pended(ctx, rec.blocks, causeDownstream)
 			return nil
