@@ -1,7 +1,9 @@
 package tpmverifyprocessor
 
 import (
+	"context"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -296,14 +298,18 @@ func TestOldEpochIsRetired(t *testing.T) {
 	require.Equal(t, 1, r.take().Len())
 }
 
+// from is the context of a request by somebody.
+func from(t testing.TB, peer string) context.Context {
+	return client.NewContext(t.Context(), client.Info{Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(peer))})
+}
+
 func TestRefusalLineSaysWhoAndWhat(t *testing.T) {
 	r := newRig(t, block.Logs, withConfig(func(c *Config) { c.RefusalLog.Burst = 1 }))
 	for range 3 {
 		d := signtest.Data(block.Logs, "edge-a", 4)
 		r.machines[0].Sign(t, stream, block.Split, d)
 		changeValue(d)
-		peer := client.NewContext(t.Context(), client.Info{Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4317}})
-		require.NoError(t, r.p.consume(peer, d))
+		require.NoError(t, r.p.consume(from(t, "192.0.2.7:4317"), d))
 	}
 	require.Len(t, r.lines(), 1, "sampled")
 	line := r.lines()[0]

@@ -43,7 +43,7 @@ func (r *round) deliver(ctx context.Context) error {
 	switch {
 	case err == nil:
 		err = r.confirm(settle)
-		r.countDelivered(settle)
+		r.countAccepted(settle, true)
 		if err != nil {
 			return errors.Join(errUnconfirmed, err)
 		}
@@ -51,6 +51,7 @@ func (r *round) deliver(ctx context.Context) error {
 		return nil
 	case consumererror.IsPermanent(err):
 		_ = r.confirm(settle) // the sender will not send again
+		r.countAccepted(settle, false)
 		r.countRefused(settle)
 		r.refusedDownstream(settle, err)
 		return fmt.Errorf("tpmverify: next component: %w", err)
@@ -68,7 +69,10 @@ func (r *round) shape(i int) bool {
 	onlyRefused := observe && r.p.cfg.Emit == EmitRefused
 	switch j.fate {
 	case fateDeliver:
-		return !onlyRefused && r.shapeVerified(b, j)
+		if j.handed = !onlyRefused && r.shapeVerified(b, j); j.handed {
+			j.service, j.host = sender(b)
+		}
+		return j.handed
 	case fateBeat:
 		return false
 	case fateUnsigned:
@@ -155,9 +159,9 @@ func (r *round) release(ctx context.Context) {
 	}
 }
 
-// countDelivered counts what was accepted. The counters are added up here and
-// written once per request.
-func (r *round) countDelivered(ctx context.Context) {
+// countAccepted counts what was accepted, with what was handed on if the next
+// component took it. The counters are added up here and written once per request.
+func (r *round) countAccepted(ctx context.Context, taken bool) {
 	var blocks, items, unproven, unprovenItems, late, redelivered, repeatedItems, beats int64
 	for i := range r.blocks {
 		j, before := &r.blocks[i], items
@@ -167,6 +171,9 @@ func (r *round) countDelivered(ctx context.Context) {
 			blocks++
 			items += int64(j.total)
 		case fateDeliver:
+			if j.handed && !taken {
+				continue
+			}
 			blocks++
 			items += int64(j.items)
 			repeatedItems += int64(j.total - j.items - j.outcome.Held)
@@ -218,10 +225,10 @@ func (r *round) countRefused(ctx context.Context) {
 func (r *round) refusedDownstream(ctx context.Context, err error) {
 	for i := range r.blocks {
 		j := &r.blocks[i]
-		if j.fate != fateDeliver {
+		if !j.handed {
 			continue
 		}
-		ref := refusal{reason: reason.RefusedDownstream, detail: err.Error()}
+		ref := refusal{reason: reason.RefusedDownstream, detail: err.Error(), service: j.service, host: j.host}
 		ref.from(&j.Verdict)
 		r.p.refuse(ctx, &ref)
 	}

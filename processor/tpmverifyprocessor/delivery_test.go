@@ -99,6 +99,43 @@ func TestPermanentErrorIsCountedAndNeverDeliveredAgain(t *testing.T) {
 	require.EqualValues(t, 1, r.count("tpmverify_duplicate_blocks"))
 }
 
+// TestDataThatTheNextComponentRefusesIsNamedInTheLog takes the words for it before
+// the next component owns the data, which may do with it what it likes.
+func TestDataThatTheNextComponentRefusesIsNamedInTheLog(t *testing.T) {
+	for _, mode := range []Mode{ModeEnforce, ModeCheck} {
+		r := newRig(t, block.Logs, withConfig(func(c *Config) { c.Mode = mode }))
+		r.setAnswer(func(_ context.Context, b digest.Batch) error {
+			b.At(0).Attributes().Remove("service.name")
+			b.At(0).Attributes().Remove("host.name")
+			return consumererror.NewPermanent(errors.New("schema"))
+		})
+		require.Error(t, r.p.consume(from(t, "192.0.2.7:4317"), r.signed(0)))
+		require.Len(t, r.lines(), 1)
+		line := r.lines()[0]
+		require.Equal(t, string(reason.RefusedDownstream), line["reason"])
+		require.Equal(t, "192.0.2.7:4317", line["peer"])
+		require.Equal(t, "shop", line["service.name"])
+		require.Equal(t, "edge-a", line["host.name"])
+		require.Equal(t, stream, line["stream"])
+	}
+}
+
+// TestWhatWasNotHandedOnIsNotRefusedByTheNextComponent has a quarantine that takes
+// nothing: that says nothing about the machines whose data is good.
+func TestWhatWasNotHandedOnIsNotRefusedByTheNextComponent(t *testing.T) {
+	r := newRig(t, block.Logs, withConfig(func(c *Config) { c.Mode, c.Emit = ModeObserve, EmitRefused }))
+	r.setAnswer(func(context.Context, digest.Batch) error {
+		return consumererror.NewPermanent(errors.New("schema"))
+	})
+	bad := r.signed(0)
+	changeValue(bad)
+	require.Error(t, r.send(r.signed(0), bad))
+	require.Zero(t, r.refused(reason.RefusedDownstream))
+	require.EqualValues(t, 1, r.refused(reason.DigestMismatch))
+	require.EqualValues(t, 1, r.count("tpmverify_verified_blocks"))
+	require.EqualValues(t, 4, r.count("tpmverify_verified_items"))
+}
+
 func TestClaimsAreSettledWhenTheSenderHasGone(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer error

@@ -26,7 +26,10 @@ import (
 // In storage, integers big-endian:
 //
 //	head, tail   8 bytes: entries head ≤ n < tail may exist
-//	e<n>         version 1 | parked at, Unix ms 8 | OTLP protobuf of one block
+//	e<n>         version 2 | parked at, Unix ms 8 | n 1 | peer n | OTLP protobuf of one block
+//
+// The peer is who sent it, for the log, and empty where that is not known. Version 1,
+// which is still read, has none.
 //
 // A crash between delivery and removal leaves an entry whose block the windows
 // know as accepted, so that it is dropped as a duplicate after the restart; what
@@ -51,8 +54,8 @@ type park struct {
 }
 
 const (
-	parkVersion = 1
-	parkHeader  = 9
+	parkVersion = 2
+	parkHeader  = 9 // up to the time
 	parkHead    = "head"
 	parkTail    = "tail"
 	// maxParked bounds the entries, and with them what a damaged tail can cost.
@@ -129,6 +132,7 @@ func (p *park) report(ctx context.Context) {
 // put parks all blocks, or none.
 func (p *park) put(ctx context.Context, now time.Time, blocks digest.Batch) error {
 	values := make([][]byte, 0, blocks.Len())
+	peer := clip(peerOf(ctx), maxPeer)
 	var size int64
 	for i := range blocks.Len() {
 		one := digest.NewBatch(p.signal)
@@ -137,9 +141,11 @@ func (p *park) put(ctx context.Context, now time.Time, blocks digest.Batch) erro
 		if err != nil {
 			return fmt.Errorf("park a block: %w", err)
 		}
-		value := make([]byte, 1, parkHeader+len(protobuf))
+		value := make([]byte, 1, parkHeader+1+len(peer)+len(protobuf))
 		value[0] = parkVersion
 		value = binary.BigEndian.AppendUint64(value, uint64(max(now.UnixMilli(), 0)))
+		value = append(value, byte(len(peer)))
+		value = append(value, peer...)
 		value = append(value, protobuf...)
 		values = append(values, value)
 		size += int64(len(value))
@@ -171,20 +177,48 @@ func (p *park) put(ctx context.Context, now time.Time, blocks digest.Batch) erro
 	return nil
 }
 
-func (p *park) get(ctx context.Context, n uint64) (at time.Time, blocks digest.Batch, err error) {
+// parked is an entry.
+type parked struct {
+	at     time.Time
+	peer   string // who sent it, "" when that is not known
+	blocks digest.Batch
+}
+
+func (p *park) get(ctx context.Context, n uint64) (e parked, err error) {
 	value, err := p.client.Get(ctx, entryKey(n))
 	if err != nil {
-		return at, blocks, fmt.Errorf("read parked block %d: %w", n, err)
+		return e, fmt.Errorf("read parked block %d: %w", n, err)
 	}
-	if len(value) < parkHeader || value[0] != parkVersion {
-		return at, blocks, fmt.Errorf("%w: entry %d of %d bytes", errParkDamaged, n, len(value))
+	peer, protobuf, ok := cutEntry(value)
+	if !ok {
+		return e, fmt.Errorf("%w: entry %d of %d bytes", errParkDamaged, n, len(value))
 	}
-	at = time.UnixMilli(int64(binary.BigEndian.Uint64(value[1:parkHeader])))
-	blocks, err = digest.UnmarshalBatch(p.signal, value[parkHeader:])
+	e.at, e.peer = time.UnixMilli(int64(binary.BigEndian.Uint64(value[1:parkHeader]))), string(peer)
+	e.blocks, err = digest.UnmarshalBatch(p.signal, protobuf)
 	if err != nil {
-		return at, blocks, fmt.Errorf("%w: entry %d: %w", errParkDamaged, n, err)
+		return e, fmt.Errorf("%w: entry %d: %w", errParkDamaged, n, err)
 	}
-	return at, blocks, nil
+	return e, nil
+}
+
+// cutEntry returns what follows the time.
+func cutEntry(value []byte) (peer, protobuf []byte, ok bool) {
+	if len(value) < parkHeader {
+		return nil, nil, false
+	}
+	rest := value[parkHeader:]
+	switch value[0] {
+	case 1:
+		return nil, rest, true
+	case parkVersion:
+		if len(rest) == 0 || len(rest) < 1+int(rest[0]) {
+			return nil, nil, false
+		}
+		n := 1 + int(rest[0])
+		return rest[1:n], rest[n:], true
+	default:
+		return nil, nil, false
+	}
 }
 
 func (p *park) remove(ctx context.Context, n uint64) error {
@@ -274,14 +308,14 @@ func (p *park) tryAll(ctx context.Context, logger *zap.Logger, entries []uint64,
 			return progress
 		}
 		if _, done := p.done[n]; !done {
-			at, blocks, err := p.get(ctx, n)
+			e, err := p.get(ctx, n)
 			switch {
 			case errors.Is(err, errParkDamaged):
 				logger.Error("a parked block cannot be read and is given up", zap.Error(err))
 			case err != nil:
 				logger.Warn("parked blocks cannot be read", zap.Error(err))
 				return progress
-			case !judge(ctx, at, blocks):
+			case !judge(sentBy(ctx, e.peer), e.at, e.blocks):
 				continue
 			}
 			// Windows do not know every block: not the unsigned, and none in mode check.

@@ -175,9 +175,9 @@ func TestParkedBlockOutlivesTheProcess(t *testing.T) {
 	require.NoError(t, two.p.Start(t.Context(), two.host))
 	waiting := two.p.park.waiting()
 	require.Len(t, waiting, 1)
-	at, blocks, err := two.p.park.get(t.Context(), waiting[0])
+	e, err := two.p.park.get(t.Context(), waiting[0])
 	require.NoError(t, err)
-	require.True(t, two.p.unpark(t.Context(), at, blocks))
+	require.True(t, two.p.unpark(t.Context(), e.at, e.blocks))
 	require.Equal(t, 1, two.take().Len())
 	// Killed here: the entry is still on disk.
 	two.shutdown()
@@ -254,13 +254,26 @@ func TestDamagedParkIsRefusedAtStartAndDamagedEntriesAreGivenUp(t *testing.T) {
 	_, err = openPark(t.Context(), client, r.cfg.Park, block.Logs, r.p.meters)
 	require.ErrorIs(t, err, errParkDamaged)
 
-	require.NoError(t, client.Set(t.Context(), parkTail, numberValue(2)))
-	require.NoError(t, client.Set(t.Context(), entryKey(0), []byte{parkVersion, 1}))
-	require.NoError(t, client.Set(t.Context(), entryKey(1), []byte(strings.Repeat("\x01", 20))))
+	entry := func(version byte, rest string) []byte {
+		return append([]byte{version}, "\x00\x00\x00\x00\x00\x00\x00\x00"+rest...)
+	}
+	damaged := [][]byte{
+		{parkVersion, 1},
+		entry(1, strings.Repeat("\x01", 20)),
+		entry(2, ""),
+		entry(2, "\xc8"+strings.Repeat("\x01", 199)), // the peer is cut off
+		entry(2, "\x01p"+strings.Repeat("\x01", 20)),
+		entry(3, ""),
+	}
+	require.NoError(t, client.Set(t.Context(), parkTail, numberValue(uint64(len(damaged)))))
+	for n, value := range damaged {
+		require.NoError(t, client.Set(t.Context(), entryKey(uint64(n)), value))
+	}
 	p, err := openPark(t.Context(), client, r.cfg.Park, block.Logs, r.p.meters)
 	require.NoError(t, err)
 	require.True(t, p.tryAll(t.Context(), r.p.logger, p.waiting(), r.p.unpark))
 	require.Empty(t, p.waiting())
+	require.Equal(t, len(damaged), r.logs.FilterMessageSnippet("given up").Len())
 	require.NoError(t, p.close(t.Context()))
 }
 

@@ -28,10 +28,14 @@ type refusal struct {
 
 func refusalFrom(b digest.Block, j *judged) refusal {
 	f := refusal{reason: j.Reason, detail: j.Detail, differs: j.Arrived.Differs}
-	f.service = attributeOf(b, "service.name")
-	f.host = attributeOf(b, "host.name")
+	f.service, f.host = sender(b)
 	f.from(&j.Verdict)
 	return f
+}
+
+// sender is what a block calls itself.
+func sender(b digest.Block) (service, host string) {
+	return attributeOf(b, "service.name"), attributeOf(b, "host.name")
 }
 
 func (f *refusal) from(v *verdict.Verdict) {
@@ -48,11 +52,32 @@ func attributeOf(b digest.Block, key string) string {
 	if !ok {
 		return ""
 	}
-	s := textOf(v)
-	if len(s) > most {
-		s = s[:most]
+	return clip(textOf(v), most)
+}
+
+func clip(s string, most int) string { return s[:min(len(s), most)] }
+
+// maxPeer is more than an address takes, and what the length in an entry of the
+// park can say.
+const maxPeer = 255
+
+type parkedBy struct{}
+
+// sentBy tells the refusals under ctx who sent a block that was parked. The next
+// component is not told: of the request that it came in nothing else is left.
+func sentBy(ctx context.Context, peer string) context.Context {
+	return context.WithValue(ctx, parkedBy{}, peer)
+}
+
+// peerOf is who sent what is handled under ctx, "" when that is not known.
+func peerOf(ctx context.Context) string {
+	if peer, ok := ctx.Value(parkedBy{}).(string); ok {
+		return peer
 	}
-	return s
+	if addr := client.FromContext(ctx).Addr; addr != nil {
+		return addr.String()
+	}
+	return ""
 }
 
 // refuse counts a refusal and, now and then, logs it.
@@ -61,7 +86,7 @@ func (p *verifier) refuse(ctx context.Context, f *refusal) {
 	if p.windows != nil {
 		p.windows.Refused(p.scope, f.kid, f.stream, f.reason)
 	}
-	p.refusal.write(p.now(), f, client.FromContext(ctx).Addr)
+	p.refusal.write(ctx, p.now(), f)
 }
 
 // refusalLog writes sampled lines: a hostile sender must not fill the disk, and
@@ -107,7 +132,7 @@ func (l *refusalLog) take(now time.Time, r reason.Reason) (bool, int64) {
 	return true, n
 }
 
-func (l *refusalLog) write(now time.Time, f *refusal, peer interface{ String() string }) {
+func (l *refusalLog) write(ctx context.Context, now time.Time, f *refusal) {
 	ok, suppressed := l.take(now, f.reason)
 	if !ok {
 		return
@@ -118,8 +143,8 @@ func (l *refusalLog) write(now time.Time, f *refusal, peer interface{ String() s
 		zap.String("service.name", f.service),
 		zap.String("host.name", f.host),
 	}
-	if peer != nil {
-		fields = append(fields, zap.Stringer("peer", peer))
+	if peer := peerOf(ctx); peer != "" {
+		fields = append(fields, zap.String("peer", peer))
 	}
 	if f.kid != "" {
 		fields = append(fields,

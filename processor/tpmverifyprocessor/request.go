@@ -51,6 +51,11 @@ type judged struct {
 	outcome replay.Outcome
 	items   int // claimed
 	total   int // arrived
+
+	// Of a verified block that goes on: the next component owns it then, and may
+	// refuse it.
+	handed        bool
+	service, host string
 }
 
 // round is one pass over a batch: judge, claim, deliver, settle. A request
