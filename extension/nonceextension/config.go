@@ -57,7 +57,7 @@ type Config struct {
 	// 1 h. Longer than the slowest delivery: a block whose lease is over may be delivered twice.
 	ClaimLease time.Duration `mapstructure:"claim_lease"`
 
-	// SilentAfter is how long a stream may be quiet before it counts as silent, up
+	// SilentAfter is how long a stream may be quiet before it counts as silent, 1 s
 	// to 24 h. 0: for ever. Agents send heartbeats every minute.
 	SilentAfter time.Duration `mapstructure:"silent_after"`
 
@@ -104,6 +104,7 @@ const (
 	maxMaxDelay    = 30 * 24 * time.Hour
 	maxSkew        = time.Hour
 	maxClaimLease  = time.Hour
+	minSilentAfter = sweepEvery
 	maxSilentAfter = 24 * time.Hour
 	maxKeep        = 1_000_000
 
@@ -121,29 +122,37 @@ var (
 	errSkew          = fmt.Errorf("`skew` must be between 0 and %v", maxSkew)
 	errGapTimeout    = fmt.Errorf("`gap_timeout` must be at least %v and at most `max_delay`", minInterval)
 	errClaimLease    = fmt.Errorf("`claim_lease` must be between %v and %v", minInterval, maxClaimLease)
-	errSilentAfter   = fmt.Errorf("`silent_after` must be between 0 (never) and %v", maxSilentAfter)
+	errSilentAfter   = fmt.Errorf("`silent_after` must be 0 (never), or between %v and %v", minSilentAfter, maxSilentAfter)
 	errWriteInterval = fmt.Errorf("`write_interval` must be between 0 (no wait) and %v", maxWriteInterval)
 	errUpstream      = errors.New("`upstream::endpoint` must be an http or https URL without query, such as https://collector:8444")
 	errUpstreamWait  = errors.New("`upstream::timeout` must be above 0: somebody waits for each answer")
 	errKeep          = fmt.Errorf("`keep` must be between 0 (none) and %d", maxKeep)
 	errRelaySecret   = errors.New("`secret_file` cannot be combined with `upstream`: a relay has no secret")
 	errRelayStorage  = errors.New("`storage` cannot be combined with `upstream`: a relay keeps no windows")
+	errNegative      = errors.New("must not be negative")
 )
 
-// Validate checks what the collector cannot.
+// Validate checks what the collector cannot. The bounds hold in both roles: what has no
+// effect in one must make sense all the same.
 func (c *Config) Validate() error {
-	var errs []error
+	errs := []error{c.validateBounds(), notNegative("", &c.ServerConfig), notNegative("admin::", &c.Admin)}
 	if c.ServerConfig.NetAddr.Endpoint == "" {
 		errs = append(errs, errEndpoint)
 	}
-	if c.Upstream.HasValue() {
-		return errors.Join(append(errs, c.validateRelay())...)
-	}
-	if c.Admin.NetAddr.Endpoint == "" {
-		errs = append(errs, errAdminEndpoint)
-	} else {
+	switch {
+	case c.Admin.NetAddr.Endpoint != "":
 		errs = append(errs, c.validateAdmin())
+	case !c.Upstream.HasValue():
+		errs = append(errs, errAdminEndpoint)
 	}
+	if c.Upstream.HasValue() {
+		errs = append(errs, c.validateRelay())
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateBounds() error {
+	var errs []error
 	if c.Audience == "" || len(c.Audience) > nonce.MaxAudienceLen {
 		errs = append(errs, fmt.Errorf("%w, got %d", errAudience, len(c.Audience)))
 	}
@@ -159,8 +168,32 @@ func (c *Config) Validate() error {
 	between(c.Skew, 0, maxSkew, errSkew)
 	between(c.GapTimeout, minInterval, c.MaxDelay, errGapTimeout)
 	between(c.ClaimLease, minInterval, maxClaimLease, errClaimLease)
-	between(c.SilentAfter, 0, maxSilentAfter, errSilentAfter)
+	if c.SilentAfter != 0 {
+		between(c.SilentAfter, minSilentAfter, maxSilentAfter, errSilentAfter)
+	}
 	between(c.WriteInterval, 0, maxWriteInterval, errWriteInterval)
+	if c.Keep < 0 || c.Keep > maxKeep {
+		errs = append(errs, fmt.Errorf("%w, got %d", errKeep, c.Keep))
+	}
+	return errors.Join(errs...)
+}
+
+// notNegative looks at what confighttp takes to be unset or unlimited without a word.
+func notNegative(section string, s *confighttp.ServerConfig) error {
+	var errs []error
+	if s.MaxRequestBodySize < 0 {
+		errs = append(errs, fmt.Errorf("`%smax_request_body_size` %w, got %d", section, errNegative, s.MaxRequestBodySize))
+	}
+	for _, t := range []struct {
+		key string
+		d   time.Duration
+	}{
+		{"read_timeout", s.ReadTimeout}, {"read_header_timeout", s.ReadHeaderTimeout}, {"write_timeout", s.WriteTimeout}, {"idle_timeout", s.IdleTimeout},
+	} {
+		if t.d < 0 {
+			errs = append(errs, fmt.Errorf("`%s%s` %w, got %v", section, t.key, errNegative, t.d))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -173,19 +206,15 @@ func (c *Config) validateAdmin() error {
 
 func (c *Config) validateRelay() error {
 	var errs []error
-	if c.Admin.NetAddr.Endpoint != "" {
-		errs = append(errs, c.validateAdmin())
-	}
 	if wait := c.Upstream.Get().Timeout; wait <= 0 {
 		errs = append(errs, fmt.Errorf("%w, got %v", errUpstreamWait, wait))
 	}
-	if c.Keep < 0 || c.Keep > maxKeep {
-		errs = append(errs, fmt.Errorf("%w, got %d", errKeep, c.Keep))
-	}
-	endpoint := c.Upstream.Get().Endpoint
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		errs = append(errs, fmt.Errorf("%w, got %q", errUpstream, endpoint))
+	u, err := url.Parse(c.Upstream.Get().Endpoint)
+	switch {
+	case err != nil: // it is not quoted, since it may hold a password
+		errs = append(errs, errUpstream)
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		errs = append(errs, fmt.Errorf("%w, got %q", errUpstream, u.Redacted()))
 	}
 	if c.SecretFile != "" {
 		errs = append(errs, errRelaySecret)

@@ -98,6 +98,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"gap_timeout long": {func(c *Config) { c.GapTimeout = 25 * time.Hour }, errGapTimeout, "25h"},
 		"claim_lease":      {func(c *Config) { c.ClaimLease = time.Millisecond }, errClaimLease, "`claim_lease`"},
 		"silent_after":     {func(c *Config) { c.SilentAfter = -1 }, errSilentAfter, "`silent_after`"},
+		"silent at once":   {func(c *Config) { c.SilentAfter = 500 * time.Microsecond }, errSilentAfter, "`silent_after`"},
 		"write_interval":   {func(c *Config) { c.WriteInterval = -1 }, errWriteInterval, "`write_interval`"},
 		"write_interval s": {func(c *Config) { c.WriteInterval = time.Second }, errWriteInterval, "1s"},
 		"upstream empty":   {func(c *Config) { relay(c); c.Upstream.Get().Endpoint = "" }, errUpstream, "`upstream::endpoint`"},
@@ -106,6 +107,16 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"upstream timeout": {func(c *Config) { relay(c); c.Upstream.Get().Timeout = 0 }, errUpstreamWait, "`upstream::timeout`"},
 		"keep":             {func(c *Config) { relay(c); c.Keep = -1 }, errKeep, "`keep`"},
 		"keep much":        {func(c *Config) { relay(c); c.Keep = 1_000_001 }, errKeep, "1000001"},
+		"keep, no relay":   {func(c *Config) { c.Keep = -1 }, errKeep, "`keep` must be between 0 (none) and 1000000, got -1"},
+		"relay max_delay":  {func(c *Config) { relay(c); c.MaxDelay = -time.Hour }, errMaxDelay, "`max_delay`"},
+		"relay length":     {func(c *Config) { relay(c); c.Length = -32 }, errLength, "`length`"},
+		"relay audience":   {func(c *Config) { relay(c); c.Audience = "" }, errAudience, "`audience`"},
+		"body":             {func(c *Config) { c.ServerConfig.MaxRequestBodySize = -1 }, errNegative, "`max_request_body_size` must not be negative, got -1"},
+		"read_timeout":     {func(c *Config) { c.ServerConfig.ReadTimeout = -1 }, errNegative, "`read_timeout`"},
+		"header timeout":   {func(c *Config) { c.ServerConfig.ReadHeaderTimeout = -1 }, errNegative, "`read_header_timeout`"},
+		"admin body":       {func(c *Config) { c.Admin.MaxRequestBodySize = -1 }, errNegative, "`admin::max_request_body_size`"},
+		"admin write":      {func(c *Config) { c.Admin.WriteTimeout = -1 }, errNegative, "`admin::write_timeout`"},
+		"admin idle":       {func(c *Config) { relay(c); c.Admin.IdleTimeout = -1 }, errNegative, "`admin::idle_timeout`"},
 		"relay admin open": {func(c *Config) { relay(c); c.Admin.NetAddr.Endpoint = ":8446" }, errAdminOpen, "`admin::endpoint`"},
 		"relay secret":     {func(c *Config) { relay(c); c.SecretFile = "x" }, errRelaySecret, "`secret_file`"},
 		"relay storage":    {func(c *Config) { relay(c); c.Storage = &id }, errRelayStorage, "`storage`"},
@@ -130,5 +141,15 @@ func TestAdminMayListenLocallyWithoutAuth(t *testing.T) {
 		cfg := createDefaultConfig().(*Config)
 		cfg.Admin.NetAddr = a
 		require.NoError(t, cfg.Validate(), a.Endpoint)
+	}
+}
+
+func TestPasswordInTheUpstreamIsNotInTheError(t *testing.T) {
+	for _, endpoint := range []string{"https://edge:s3cret@collector:8444", "htps://edge:s3cret@collector", "https://edge:s3cret@collector:port"} {
+		cfg := createDefaultConfig().(*Config)
+		cfg.Upstream.GetOrInsertDefault().Endpoint = endpoint
+		err := cfg.Validate()
+		require.ErrorIs(t, err, errUpstream)
+		require.NotContains(t, err.Error(), "s3cret")
 	}
 }

@@ -103,67 +103,67 @@ const (
 	maxRejectedBy = 64
 )
 
-// The rules of the configuration, each naming its key.
+// The rules of the configuration, said of the key that stands before them.
 var (
-	errKeyBy         = errors.New("`key_by` must be client_address, mtls_identity, header:NAME or query:NAME")
-	errRate          = fmt.Errorf("`rate` must be between 0 (not limited) and %d", maxRate)
-	errPer           = fmt.Errorf("`per` must be between %v and %v", minPer, maxPer)
-	errBurst         = fmt.Errorf("`burst` must be between 0 (as `rate`) and %d", maxRate)
-	errBurstAlone    = errors.New("`burst` without `rate` limits nothing; set `rate`")
-	errMaxConcurrent = errors.New("`max_concurrent` must be 0 (not limited) or more")
-	errMaxNesting    = fmt.Errorf("`max_nesting` must be between 0 (not bounded) and %d", nesting.MaxLevels)
-	errMaxKeys       = fmt.Errorf("`max_keys` must be between 1 and %d", maxMaxKeys)
+	errKeyBy         = errors.New("must be client_address, mtls_identity, header:NAME or query:NAME")
+	errRate          = fmt.Errorf("must be between 0 (not limited) and %d", maxRate)
+	errPer           = fmt.Errorf("must be between %v and %v", minPer, maxPer)
+	errBurst         = fmt.Errorf("must be between 0 (as `rate`) and %d", maxRate)
+	errBurstAlone    = errors.New("limits nothing without `rate`")
+	errMaxConcurrent = errors.New("must be 0 (not limited) or more")
+	errMaxNesting    = fmt.Errorf("must be between 0 (not bounded) and %d", nesting.MaxLevels)
+	errMaxKeys       = fmt.Errorf("must be between 1 and %d", maxMaxKeys)
 	errTrusted       = errors.New("`trusted_proxies` must be addresses or networks such as 10.0.0.0/8")
-	errIPv6Prefix    = fmt.Errorf("`ipv6_prefix_length` must be between %d and 128", minIPv6Prefix)
-	errRules         = fmt.Errorf("`rules` must be at most %d", maxRules)
-	errPath          = errors.New("`path` must begin with / and may end with one *")
-	errPathTwice     = errors.New("`path` has a rule already, and the first one counts")
-	errRejectedBy    = fmt.Errorf("`rejected_by` must be 1 to %d printable ASCII characters", maxRejectedBy)
+	errIPv6Prefix    = fmt.Errorf("must be between %d and 128", minIPv6Prefix)
+	errRules         = fmt.Errorf("must be at most %d", maxRules)
+	errPath          = errors.New("must begin with / and may end with one *")
+	errPathTwice     = errors.New("has a rule already, and the first one counts")
+	errRejectedBy    = fmt.Errorf("must be 1 to %d printable ASCII characters", maxRejectedBy)
 )
 
 // Validate checks what the collector cannot.
 func (c *Config) Validate() error {
 	var errs []error
-	rule := func(where string, err error, value any) {
-		errs = append(errs, fmt.Errorf("%s%w, got %.64q", where, err, fmt.Sprint(value)))
+	rule := func(key string, err error, value any) {
+		errs = append(errs, fmt.Errorf("`%s` %w, got %.64q", key, err, fmt.Sprint(value)))
 	}
 	if _, err := parseKeyBy(c.KeyBy); err != nil {
-		rule("", err, c.KeyBy)
+		rule("key_by", err, c.KeyBy)
 	}
 	errs = append(errs, c.Requests.validate("requests"), c.Bytes.validate("bytes"))
 	if c.MaxConcurrent < 0 {
-		rule("", errMaxConcurrent, c.MaxConcurrent)
+		rule("max_concurrent", errMaxConcurrent, c.MaxConcurrent)
 	}
 	if c.MaxNesting < 0 || c.MaxNesting > nesting.MaxLevels {
-		rule("", errMaxNesting, c.MaxNesting)
+		rule("max_nesting", errMaxNesting, c.MaxNesting)
 	}
 	if c.MaxKeys < 1 || c.MaxKeys > maxMaxKeys {
-		rule("", errMaxKeys, c.MaxKeys)
+		rule("max_keys", errMaxKeys, c.MaxKeys)
 	}
 	if _, err := parseNetworks(c.TrustedProxies); err != nil {
 		errs = append(errs, err)
 	}
 	if c.IPv6PrefixLength < minIPv6Prefix || c.IPv6PrefixLength > 128 {
-		rule("", errIPv6Prefix, c.IPv6PrefixLength)
+		rule("ipv6_prefix_length", errIPv6Prefix, c.IPv6PrefixLength)
 	}
 	if len(c.RejectedBy) < 1 || len(c.RejectedBy) > maxRejectedBy || strings.ContainsFunc(c.RejectedBy, func(r rune) bool { return r < ' ' || r > '~' }) {
-		rule("", errRejectedBy, c.RejectedBy)
+		rule("rejected_by", errRejectedBy, c.RejectedBy)
 	}
 	if len(c.Rules) > maxRules {
-		rule("", errRules, len(c.Rules))
+		rule("rules", errRules, len(c.Rules))
 		return errors.Join(errs...)
 	}
 	seen := map[string]bool{}
 	for i := range c.Rules {
 		where, r := fmt.Sprintf("rules::%d::", i), &c.Rules[i]
 		if !strings.HasPrefix(r.Path, "/") || strings.Contains(strings.TrimSuffix(r.Path, "*"), "*") {
-			rule(where, errPath, r.Path)
+			rule(where+"path", errPath, r.Path)
 		} else if seen[r.Path] {
-			rule(where, errPathTwice, r.Path)
+			rule(where+"path", errPathTwice, r.Path)
 		}
 		seen[r.Path] = true
 		if _, err := parseKeyBy(r.KeyBy); r.KeyBy != "" && err != nil {
-			rule(where, err, r.KeyBy)
+			rule(where+"key_by", err, r.KeyBy)
 		}
 		errs = append(errs, r.Requests.validate(where+"requests"), r.Bytes.validate(where+"bytes"))
 	}
@@ -173,13 +173,13 @@ func (c *Config) Validate() error {
 func (c *RateConfig) validate(key string) error {
 	switch {
 	case c.Rate < 0 || c.Rate > maxRate:
-		return fmt.Errorf("%s::%w, got %d", key, errRate, c.Rate)
+		return fmt.Errorf("`%s::rate` %w, got %d", key, errRate, c.Rate)
 	case c.Burst < 0 || c.Burst > maxRate:
-		return fmt.Errorf("%s::%w, got %d", key, errBurst, c.Burst)
+		return fmt.Errorf("`%s::burst` %w, got %d", key, errBurst, c.Burst)
 	case c.Per != 0 && (c.Per < minPer || c.Per > maxPer):
-		return fmt.Errorf("%s::%w, got %v", key, errPer, c.Per)
+		return fmt.Errorf("`%s::per` %w, got %v", key, errPer, c.Per)
 	case c.Rate == 0 && c.Burst > 0:
-		return fmt.Errorf("%s::%w", key, errBurstAlone)
+		return fmt.Errorf("`%s::burst` %w", key, errBurstAlone)
 	default:
 		return nil
 	}

@@ -2,6 +2,7 @@ package tpmextension
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,44 +85,54 @@ func TestValidateNamesTheKey(t *testing.T) {
 	for name, tc := range map[string]struct {
 		yaml map[string]any
 		want error
+		key  string
 	}{
-		"device without form":        {map[string]any{"device": "tpmrm0"}, errDevice},
-		"device empty":               {map[string]any{"device": ""}, errDevice},
-		"device tcp without port":    {map[string]any{"device": "tcp:localhost"}, errDevice},
-		"key of another algorithm":   {map[string]any{"key": map[string]any{"algorithm": "RS256"}}, errKeyAlgorithm},
-		"handle transient":           {map[string]any{"key": map[string]any{"handle": 0x80000001}}, errKeyHandle},
-		"handle of the platform":     {map[string]any{"key": map[string]any{"handle": 0x81800000}}, errKeyHandle},
-		"audience empty":             {map[string]any{"audience": ""}, errAudience},
-		"audience with blank":        {map[string]any{"audience": "a b"}, errAudience},
-		"max_group zero":             {map[string]any{"max_group": 0}, errMaxGroup},
-		"max_group too large":        {map[string]any{"max_group": 1 << 17, "max_waiting": 1 << 18}, errMaxGroup},
-		"max_waiting below group":    {map[string]any{"max_waiting": 1}, errMaxWaiting},
-		"command_timeout too short":  {map[string]any{"command_timeout": "100ms"}, errCommandTimeout},
-		"retry initial zero":         {map[string]any{"retry": map[string]any{"initial_interval": 0}}, errRetryInitial},
-		"retry initial above max":    {map[string]any{"retry": map[string]any{"initial_interval": "1m"}}, errRetryInitial},
-		"retry max too long":         {map[string]any{"retry": map[string]any{"max_interval": "2h"}}, errRetryMax},
-		"retry multiplier shrinks":   {map[string]any{"retry": map[string]any{"multiplier": 0.5}}, errRetryMult},
-		"nv_index of the platform":   {map[string]any{"nv_index": 0x01400001}, errNVIndex},
-		"nonce without endpoint":     {map[string]any{"nonce": map[string]any{"max_age": "1h"}}, errNonceEndpoint},
-		"nonce endpoint not http":    {map[string]any{"nonce": map[string]any{"endpoint": "gateway:8443"}}, errNonceEndpoint},
-		"nonce endpoint with query":  {map[string]any{"nonce": map[string]any{"endpoint": "https://a?kid=1"}}, errNonceEndpoint},
-		"nonce renewed all the time": {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "renew_interval": "1ms"}}, errNonceRenew},
-		"nonce max_age too short":    {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "max_age": "1s"}}, errNonceMaxAge},
-		"nonce without timeout":      {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "timeout": 0}}, errNonceTimeout},
-		"static without longitude":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1}}}, location.ErrMissing},
-		"static off the globe":       {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 91, "longitude": 0}}}, location.ErrLatitude},
-		"two sources":                {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 0}, "gpsd": map[string]any{}}}, location.ErrSources},
-		"precision":                  {map[string]any{"location": map[string]any{"precision": "rough"}}, errLocation},
-		"gpsd without port":          {map[string]any{"location": map[string]any{"gpsd": map[string]any{"endpoint": "localhost"}}}, location.ErrEndpoint},
-		"gpsd of any age":            {map[string]any{"location": map[string]any{"gpsd": map[string]any{"max_age": 0}}}, location.ErrMaxAge},
-		"file without path":          {map[string]any{"location": map[string]any{"file": map[string]any{"max_age": "5m"}}}, location.ErrPath},
-		"file polled all the time":   {map[string]any{"location": map[string]any{"file": map[string]any{"path": "/x", "poll_interval": "1ms"}}}, location.ErrPoll},
+		"device without form":        {map[string]any{"device": "tpmrm0"}, errDevice, "`device`"},
+		"device empty":               {map[string]any{"device": ""}, errDevice, "`device`"},
+		"device tcp without port":    {map[string]any{"device": "tcp:localhost"}, errDevice, "`device`"},
+		"key of another algorithm":   {map[string]any{"key": map[string]any{"algorithm": "RS256"}}, errKeyAlgorithm, "`key::algorithm`"},
+		"handle transient":           {map[string]any{"key": map[string]any{"handle": 0x80000001}}, errKeyHandle, "`key::handle`"},
+		"handle of the platform":     {map[string]any{"key": map[string]any{"handle": 0x81800000}}, errKeyHandle, "`key::handle`"},
+		"audience empty":             {map[string]any{"audience": ""}, errAudience, "`audience`"},
+		"audience with blank":        {map[string]any{"audience": "a b"}, errAudience, "`audience`"},
+		"max_group zero":             {map[string]any{"max_group": 0}, errMaxGroup, "`max_group`"},
+		"max_group too large":        {map[string]any{"max_group": 1 << 17, "max_waiting": 1 << 18}, errMaxGroup, "`max_group`"},
+		"max_waiting below group":    {map[string]any{"max_waiting": 1}, errMaxWaiting, "`max_waiting`"},
+		"command_timeout too short":  {map[string]any{"command_timeout": "100ms"}, errCommandTimeout, "`command_timeout`"},
+		"retry initial zero":         {map[string]any{"retry": map[string]any{"initial_interval": 0}}, errRetryInitial, "`retry::initial_interval`"},
+		"retry initial above max":    {map[string]any{"retry": map[string]any{"initial_interval": "1m"}}, errRetryInitial, "`retry::initial_interval`"},
+		"retry max too long":         {map[string]any{"retry": map[string]any{"max_interval": "2h"}}, errRetryMax, "`retry::max_interval`"},
+		"retry multiplier shrinks":   {map[string]any{"retry": map[string]any{"multiplier": 0.5}}, errRetryMult, "`retry::multiplier`"},
+		"nv_index of the platform":   {map[string]any{"nv_index": 0x01400001}, errNVIndex, "`nv_index`"},
+		"nonce without endpoint":     {map[string]any{"nonce": map[string]any{"max_age": "1h"}}, errNonceEndpoint, "`nonce::endpoint`"},
+		"nonce endpoint not http":    {map[string]any{"nonce": map[string]any{"endpoint": "gateway:8443"}}, errNonceEndpoint, "`nonce::endpoint`"},
+		"nonce endpoint with query":  {map[string]any{"nonce": map[string]any{"endpoint": "https://a?kid=1"}}, errNonceEndpoint, "`nonce::endpoint`"},
+		"nonce renewed all the time": {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "renew_interval": "1ms"}}, errNonceRenew, "`nonce::renew_interval`"},
+		"nonce max_age too short":    {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "max_age": "1s"}}, errNonceMaxAge, "`nonce::max_age`"},
+		"nonce without timeout":      {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "timeout": 0}}, errNonceTimeout, "`nonce::timeout`"},
+		"static without longitude":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1}}}, location.ErrMissing, "location::static"},
+		"static off the globe":       {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 91, "longitude": 0}}}, location.ErrLatitude, "location::static::latitude"},
+		"two sources":                {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 0}, "gpsd": map[string]any{}}}, location.ErrSources, "location: more than one"},
+		"precision":                  {map[string]any{"location": map[string]any{"precision": "rough"}}, location.ErrPrecision, "location::precision"},
+		"gpsd without port":          {map[string]any{"location": map[string]any{"gpsd": map[string]any{"endpoint": "localhost"}}}, location.ErrEndpoint, "location::gpsd::endpoint"},
+		"gpsd of any age":            {map[string]any{"location": map[string]any{"gpsd": map[string]any{"max_age": 0}}}, location.ErrMaxAge, "location::gpsd::max_age"},
+		"file without path":          {map[string]any{"location": map[string]any{"file": map[string]any{"max_age": "5m"}}}, location.ErrPath, "location::file::path"},
+		"file polled all the time":   {map[string]any{"location": map[string]any{"file": map[string]any{"path": "/x", "poll_interval": "1ms"}}}, location.ErrPoll, "location::file::poll_interval"},
+		"deployment too long":        {map[string]any{"deployment": strings.Repeat("x", 257)}, errDeployment, "`deployment`"},
+		"group_interval negative":    {map[string]any{"group_interval": "-1ms"}, errGroupInterval, "`group_interval`"},
+		"group_interval too long":    {map[string]any{"group_interval": "2s"}, errGroupInterval, "`group_interval`"},
+		"retry max zero":             {map[string]any{"retry": map[string]any{"max_interval": 0}}, errRetryMax, "`retry::max_interval`"},
+		"nonce max_age too long":     {map[string]any{"nonce": map[string]any{"endpoint": "https://a", "max_age": "169h"}}, errNonceMaxAge, "`nonce::max_age`"},
+		"static across the line":     {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 181}}}, location.ErrLongitude, "location::static::longitude"},
+		"static in space":            {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 1, "altitude": 1e9}}}, location.ErrAltitude, "location::static::altitude"},
+		"static accuracy negative":   {map[string]any{"location": map[string]any{"static": map[string]any{"latitude": 1, "longitude": 1, "accuracy": -1}}}, location.ErrAccuracy, "location::static::accuracy"},
+		"file of any age":            {map[string]any{"location": map[string]any{"file": map[string]any{"path": "/x", "max_age": "-1s"}}}, location.ErrMaxAge, "location::file::max_age"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := unmarshal(t, confmap.NewFromStringMap(tc.yaml))
 			err := confmap.Validate(cfg)
 			require.ErrorIs(t, err, tc.want)
-			require.Contains(t, err.Error(), "`", "the YAML key is quoted")
+			require.ErrorContains(t, err, tc.key)
 		})
 	}
 }

@@ -39,7 +39,7 @@ type ImportConfig struct {
 }
 
 var (
-	errImportBlobs  = errors.New("`key::import` needs one of `context`, `public` with `private`, or `adopt`; leave all of them empty to have a key made")
+	errImportBlobs  = errors.New("`key::import` needs one of `key::import::context`, `key::import::public` with `key::import::private`, or `key::import::adopt`; leave all of them empty to have a key made")
 	errImportParent = errors.New("`key::import::parent` must be a persistent handle from 0x81000000 to 0x81FFFFFF, and goes with blobs only; 0 finds a parent that is a primary key")
 	errImportAdopt  = errors.New("`key::import::adopt` needs `key::handle`, where the key is")
 	errImportAuth   = errors.New("`key::import::auth_file` must be a regular file that only its owner can read (chmod 0600), with 1 to 32 bytes and no zero among them")

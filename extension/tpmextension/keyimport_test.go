@@ -61,7 +61,9 @@ func TestConfigurationOfAnImport(t *testing.T) {
 		"adopt without handle":  {map[string]any{"adopt": true}, errImportAdopt},
 	} {
 		cfg := unmarshal(t, confmap.NewFromStringMap(map[string]any{"key": map[string]any{"import": tc.yaml}}))
-		require.ErrorIs(t, confmap.Validate(cfg), tc.want, name)
+		err := confmap.Validate(cfg)
+		require.ErrorIs(t, err, tc.want, name)
+		require.ErrorContains(t, err, "`key::import::", name)
 	}
 }
 

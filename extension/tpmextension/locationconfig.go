@@ -73,8 +73,6 @@ func defaultLocation() LocationConfig {
 	}
 }
 
-var errLocation = errors.New("`location` is wrong")
-
 func (c *LocationConfig) validate() error {
 	_, _, err := c.open(nil)
 	return err
@@ -94,10 +92,14 @@ func (c *LocationConfig) open(report func(problem string)) (location.Source, loc
 		o.File = &location.FileOptions{Path: f.Path, MaxAge: f.MaxAge, Poll: f.PollInterval}
 	}
 	source, live, err := location.New(o)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errLocation, err)
+	switch {
+	case errors.Is(err, location.ErrSources):
+		return nil, nil, fmt.Errorf("location: %w", err)
+	case err != nil:
+		return nil, nil, fmt.Errorf("location::%w", err) // it begins with the key
+	default:
+		return source, live, nil
 	}
-	return source, live, nil
 }
 
 // reportLocation logs what the source has to say. It says each thing once.

@@ -26,7 +26,7 @@ func ParsePrecision(s string) (Precision, error) {
 	case PrecisionExact, PrecisionCoarse, PrecisionNone:
 		return p, nil
 	default:
-		return "", fmt.Errorf("precision %.64q is not known, take exact, coarse or none", s)
+		return "", fmt.Errorf("%w, not %.64q", ErrPrecision, s)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/receipt"
@@ -25,6 +26,13 @@ import (
 
 // SourceStatic is the claim "src" of a configured position.
 const SourceStatic = "static"
+
+// ValidSource reports whether some source here claims src, so that a policy can
+// wait for it.
+func ValidSource(src string) bool {
+	sensor, named := strings.CutPrefix(src, SourceFile+":")
+	return src == SourceStatic || src == SourceGPSD || src == SourceFile || named && validSensor(sensor)
+}
 
 // Source knows where the machine is.
 type Source interface {

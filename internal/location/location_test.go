@@ -2,6 +2,7 @@ package location
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +51,39 @@ func TestStaticRefusesPositionsThatCannotBe(t *testing.T) {
 			_, err := NewStatic(tc.lat, tc.lon, tc.alt, tc.acc)
 			require.ErrorIs(t, err, tc.want)
 		})
+	}
+}
+
+// TestPolicyCanWaitForNoSourceThatNobodyClaims has a typing error refused, which would
+// otherwise keep every machine out, or the wrong ones in.
+func TestPolicyCanWaitForNoSourceThatNobodyClaims(t *testing.T) {
+	longest := "file:" + strings.Repeat("x", maxSensor)
+	for _, src := range []string{SourceStatic, SourceGPSD, SourceFile, "file:modem-1", longest} {
+		require.True(t, ValidSource(src), src)
+	}
+	for _, src := range []string{"", "gps", "GPSD", "gpsd ", "gpsd:/dev/ttyACM0", "static:1", "file:", "file: x", longest + "x", "geoip"} {
+		require.False(t, ValidSource(src), src)
+	}
+}
+
+func TestErrorsBeginWithTheKeyThatIsWrong(t *testing.T) {
+	one := 1.0
+	for key, o := range map[string]Options{
+		"precision ":             {Precision: "rough"},
+		"static needs ":          {Static: &StaticOptions{Latitude: &one}},
+		"static::latitude ":      {Static: &StaticOptions{Latitude: new(91.0), Longitude: &one}},
+		"static::longitude ":     {Static: &StaticOptions{Latitude: &one, Longitude: new(181.0)}},
+		"static::altitude ":      {Static: &StaticOptions{Latitude: &one, Longitude: &one, Altitude: new(-1e6)}},
+		"static::accuracy ":      {Static: &StaticOptions{Latitude: &one, Longitude: &one, Accuracy: new(-1.0)}},
+		"gpsd::endpoint ":        {GPSD: &GPSDOptions{Endpoint: "localhost", MaxAge: time.Minute}},
+		"gpsd::max_age ":         {GPSD: &GPSDOptions{Endpoint: DefaultEndpoint}},
+		"file::path ":            {File: &FileOptions{Path: "position.json", MaxAge: time.Minute, Poll: time.Second}},
+		"file::max_age ":         {File: &FileOptions{Path: "/x", MaxAge: 25 * time.Hour, Poll: time.Second}},
+		"file::poll_interval ":   {File: &FileOptions{Path: "/x", MaxAge: time.Minute, Poll: time.Millisecond}},
+		"more than one source: ": {Static: &StaticOptions{}, GPSD: &GPSDOptions{}},
+	} {
+		_, _, err := New(o)
+		require.Error(t, err, key)
+		require.True(t, strings.HasPrefix(err.Error(), key), err)
 	}
 }

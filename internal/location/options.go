@@ -33,14 +33,16 @@ type StaticOptions struct {
 	Latitude, Longitude, Altitude, Accuracy *float64
 }
 
-// Errors of [New].
+// Errors of [New]. But for ErrSources, what it returns begins with the key that is
+// wrong, behind that of its section: "file::path must be …".
 var (
-	ErrSources  = errors.New("more than one source: take one of static, gpsd and file")
-	ErrMissing  = errors.New("static needs both latitude and longitude")
-	ErrMaxAge   = fmt.Errorf("max_age must be above 0 and at most %v", maxMaxAge)
-	ErrPoll     = fmt.Errorf("poll_interval must be %v to %v", minPoll, maxPoll)
-	ErrPath     = errors.New("path must be the absolute path of the position file")
-	ErrEndpoint = errors.New("endpoint must be host:port, as localhost:2947")
+	ErrSources   = errors.New("more than one source: take one of static, gpsd and file")
+	ErrPrecision = errors.New("precision must be exact, coarse or none")
+	ErrMissing   = errors.New("static needs both latitude and longitude")
+	ErrMaxAge    = fmt.Errorf("max_age must be above 0 and at most %v", maxMaxAge)
+	ErrPoll      = fmt.Errorf("poll_interval must be %v to %v", minPoll, maxPoll)
+	ErrPath      = errors.New("path must be the absolute path of the position file")
+	ErrEndpoint  = errors.New("endpoint must be host:port, as localhost:2947")
 )
 
 // New returns the source, which is nil when there is none or its precision is
@@ -102,5 +104,5 @@ func named(section string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", section, err)
+	return fmt.Errorf("%s::%w", section, err)
 }

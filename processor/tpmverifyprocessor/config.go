@@ -148,26 +148,28 @@ var (
 	ErrMode         = errors.New("mode must be enforce, observe, check or strip")
 	ErrUnsigned     = errors.New("unsigned must be drop, tag or pass")
 	ErrUnsignedTag  = errors.New("unsigned: tag and pass need attributes::verdict, or verified data could not be told from unsigned data")
-	ErrCheckTag     = errors.New("unsigned: tag does not go with mode check, which adds nothing; take drop or pass")
+	ErrCheckTag     = errors.New("unsigned: tag does not go with modes check and strip, which add nothing; take drop or pass")
 	ErrReceipts     = errors.New("receipts must be strip or keep")
+	ErrStripKeep    = errors.New("receipts: keep does not go with mode strip, which takes them off")
 	ErrEmit         = errors.New("emit must be all or refused")
 	ErrEmitMode     = errors.New("emit: refused needs mode observe, in every other mode refused blocks do not go on")
 	ErrEmitUnsigned = errors.New("emit: refused needs unsigned: drop, or data without a receipt would be neither refused nor handed on")
 	ErrHeartbeats   = errors.New("heartbeats must be pass or drop, or absent")
 	ErrCheckBeats   = errors.New("heartbeats: drop does not go with mode check: the verifier behind it would see gaps")
 	ErrObserve      = errors.New("mode observe needs attributes::verdict, or refused data could not be told from verified data")
-	ErrBind         = errors.New("bind is wrong")
+	ErrBind         = errors.New("bind must tie attributes to name or to label:KEY")
+	ErrBindRequired = errors.New("bind_required must name attributes of bind")
 	ErrEvidence     = errors.New("require_evidence must be genuine or any")
 	ErrRequire      = errors.New("freshness::require must be live, stale or sequence")
 	ErrLiveWithin   = errors.New("freshness::live_within must be above 0")
-	ErrLocation     = errors.New("location is wrong")
 	ErrEnrich       = errors.New("enrich::action must be strip, prefix or refuse")
 	ErrPrefix       = errors.New("enrich::prefix must stand there with action prefix, and only then")
 	ErrPrefixTaken  = errors.New("enrich::prefix could make an attribute under the reserved prefix telemark; begin it with another word")
 	ErrParkBytes    = errors.New("park::max_bytes must be above 0")
 	ErrParkWait     = errors.New("park::wait must be above 0")
 	ErrInFlightWait = errors.New("in_flight_wait must be 0 to 1m")
-	ErrRefusalLog   = errors.New("refusal_log needs a burst of 0 or more and an interval above 0")
+	ErrLogBurst     = errors.New("refusal_log::burst must be 0 (no lines) or more")
+	ErrLogInterval  = errors.New("refusal_log::interval must be above 0")
 	ErrScope        = fmt.Errorf("scope has at most %d bytes", maxScope)
 )
 
@@ -178,12 +180,12 @@ const (
 
 // Validate checks every rule and names all that are broken.
 func (c *Config) Validate() error {
-	err := errors.Join(c.validateChoices(), c.validateBounds())
+	_, policyErr := c.policy(policy.AnyRegions()) // files are read at the start
+	err := errors.Join(c.validateChoices(), c.validateBounds(), c.validateModes(), policyErr)
 	if c.Mode == ModeStrip {
 		return err
 	}
-	_, policyErr := c.policy(policy.AnyRegions()) // files are read at the start
-	return errors.Join(err, c.validateVerdicts(), policyErr)
+	return errors.Join(err, c.Keys.validate())
 }
 
 // policy is what is demanded of keys that do not say otherwise.
@@ -191,8 +193,10 @@ func (c *Config) policy(named *policy.Regions) (*policy.Policy, error) {
 	p := &policy.Policy{LiveWithin: c.Freshness.LiveWithin, Regions: named}
 	var errs []error
 	var err error
-	if p.Bind, err = policy.ParseBind(c.Bind, c.BindRequired); err != nil {
+	if _, err = policy.ParseBind(c.Bind, nil); err != nil {
 		errs = append(errs, fmt.Errorf("%w: %w", ErrBind, err))
+	} else if p.Bind, err = policy.ParseBind(c.Bind, c.BindRequired); err != nil {
+		errs = append(errs, fmt.Errorf("%w: %w", ErrBindRequired, err))
 	}
 	if p.Freshness, err = policy.ParseFreshness(c.Freshness.Require); err != nil {
 		errs = append(errs, fmt.Errorf("%w, not %q", ErrRequire, c.Freshness.Require))
@@ -204,9 +208,8 @@ func (c *Config) policy(named *policy.Regions) (*policy.Policy, error) {
 		errs = append(errs, fmt.Errorf("%w, not %v", ErrLiveWithin, c.Freshness.LiveWithin))
 	}
 	if c.Location != nil {
-		if p.Location, err = c.Location.policy(named); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %w", ErrLocation, err))
-		}
+		p.Location, err = c.Location.policy(named)
+		errs = append(errs, err)
 	}
 	return p, errors.Join(errs...)
 }

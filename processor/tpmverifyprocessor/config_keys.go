@@ -85,18 +85,19 @@ func defaultKeys() KeysConfig {
 
 // validate is called where blocks are judged.
 func (k *KeysConfig) validate() error {
+	var errs []error
+	if k.RefreshInterval < minRefresh {
+		errs = append(errs, fmt.Errorf("%w, not %v", ErrRefresh, k.RefreshInterval))
+	}
 	switch {
 	case k.File != "" && k.Registry.HasValue():
-		return ErrKeysTwice
+		errs = append(errs, ErrKeysTwice)
 	case k.Registry.HasValue():
-		return k.Registry.Get().rules()
+		errs = append(errs, k.Registry.Get().rules())
 	case k.File == "":
-		return ErrKeys
-	case k.RefreshInterval < minRefresh:
-		return fmt.Errorf("%w, not %v", ErrRefresh, k.RefreshInterval)
-	default:
-		return nil
+		errs = append(errs, ErrKeys)
 	}
+	return errors.Join(errs...)
 }
 
 // rules is not called Validate, which the embedded connection has and the

@@ -2,9 +2,11 @@ package tpmverifyprocessor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/telemark-otel/telemark/internal/location"
 	"github.com/telemark-otel/telemark/internal/policy"
 	"github.com/telemark-otel/telemark/internal/regions"
 )
@@ -14,7 +16,8 @@ import (
 type LocationConfig struct {
 	// Required refuses blocks without a location; true when absent.
 	Required *bool `mapstructure:"required"`
-	// Sources are the accepted sources, all when empty.
+	// Sources are the accepted sources, all when empty: static, gpsd, file and
+	// file:SENSOR.
 	Sources []string `mapstructure:"sources"`
 	// MaxAge is how old a fix may have been when signed; 0 asks nothing.
 	MaxAge time.Duration `mapstructure:"max_age"`
@@ -33,6 +36,15 @@ type LocationConfig struct {
 	MaxSpeed float64 `mapstructure:"max_speed"`
 }
 
+// Errors of Validate about the location. What its numbers break is an error of
+// package policy behind "location::".
+var (
+	ErrLocationSources = errors.New("location::sources must be static, gpsd, file or file:SENSOR")
+	ErrLocationMode    = errors.New("location::mode must be centre or strict")
+	ErrLocationWithin  = errors.New("location::within must be an area in GeoJSON")
+	ErrLocationRegions = errors.New("location::regions must name areas, NAME or NAME@SHA256")
+)
+
 func (l *LocationConfig) policy(named *policy.Regions) (*policy.Location, error) {
 	p := &policy.Location{
 		Required:    l.Required == nil || *l.Required,
@@ -41,23 +53,41 @@ func (l *LocationConfig) policy(named *policy.Regions) (*policy.Location, error)
 		MaxAccuracy: l.MaxAccuracy,
 	}
 	p.SetMaxSpeed(l.MaxSpeed)
+	for _, source := range l.Sources {
+		if !location.ValidSource(source) {
+			return nil, fmt.Errorf("%w, not %.64q", ErrLocationSources, source)
+		}
+	}
 	var err error
 	if p.Mode, err = policy.ParseMode(l.Mode); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w, not %.64q", ErrLocationMode, l.Mode)
 	}
-	if l.Within != nil {
-		text, err := json.Marshal(l.Within)
-		if err != nil {
-			return nil, fmt.Errorf("within: %w", err)
-		}
-		if p.Within, err = policy.ParseArea(text); err != nil {
-			return nil, fmt.Errorf("within: %w", err)
-		}
+	if p.Within, err = l.within(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLocationWithin, err)
 	}
 	if p.Regions, err = named.FindAll(l.Regions); err != nil {
-		return nil, fmt.Errorf("regions: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrLocationRegions, err)
 	}
-	return p, p.Validate()
+	switch err := p.Validate(); {
+	case errors.Is(err, policy.ErrNothing):
+		return nil, fmt.Errorf("location: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("location::%w", err) // it begins with the key
+	default:
+		return p, nil
+	}
+}
+
+// within is nil when no area is drawn.
+func (l *LocationConfig) within() (*policy.Area, error) {
+	if l.Within == nil {
+		return nil, nil //nolint:nilnil // everywhere
+	}
+	text, err := json.Marshal(l.Within)
+	if err != nil {
+		return nil, err
+	}
+	return policy.ParseArea(text)
 }
 
 // regions reads the files of the named areas.

@@ -54,24 +54,30 @@ func (c *Config) validateBounds() error {
 	if c.InFlightWait < 0 || c.InFlightWait > maxInFlightWait {
 		errs = append(errs, fmt.Errorf("%w, not %v", ErrInFlightWait, c.InFlightWait))
 	}
-	if c.RefusalLog.Burst < 0 || c.RefusalLog.Interval <= 0 {
-		errs = append(errs, fmt.Errorf("%w: burst %d, interval %v", ErrRefusalLog, c.RefusalLog.Burst, c.RefusalLog.Interval))
+	if c.RefusalLog.Burst < 0 {
+		errs = append(errs, fmt.Errorf("%w, not %d", ErrLogBurst, c.RefusalLog.Burst))
+	}
+	if c.RefusalLog.Interval <= 0 {
+		errs = append(errs, fmt.Errorf("%w, not %v", ErrLogInterval, c.RefusalLog.Interval))
 	}
 	if len(c.Scope) > maxScope {
-		errs = append(errs, ErrScope)
+		errs = append(errs, fmt.Errorf("%w, not %d", ErrScope, len(c.Scope)))
 	}
 	return errors.Join(errs...)
 }
 
-// validateVerdicts checks what only matters where blocks are judged.
-func (c *Config) validateVerdicts() error {
+// validateModes checks what goes with which mode.
+func (c *Config) validateModes() error {
 	var errs []error
-	errs = append(errs, c.Keys.validate())
+	addsNothing := c.Mode == ModeCheck || c.Mode == ModeStrip
 	switch {
-	case c.Mode == ModeCheck && c.Unsigned == UnsignedTag:
+	case addsNothing && c.Unsigned == UnsignedTag:
 		errs = append(errs, ErrCheckTag)
-	case c.Mode != ModeCheck && c.Unsigned != UnsignedDrop && !c.Attributes.Verdict:
+	case !addsNothing && c.Unsigned != UnsignedDrop && !c.Attributes.Verdict:
 		errs = append(errs, ErrUnsignedTag)
+	}
+	if c.Mode == ModeStrip && c.Receipts == ReceiptsKeep {
+		errs = append(errs, ErrStripKeep)
 	}
 	if c.Mode == ModeCheck && c.Heartbeats == HeartbeatsDrop {
 		errs = append(errs, ErrCheckBeats)

@@ -81,6 +81,7 @@ var (
 	errMaxKey        = fmt.Errorf("`application::max_key` must be between 1 and %d bytes", maxText)
 	errMaxString     = fmt.Errorf("`application::max_string` must be between 1 and %d bytes", maxText)
 	errAttribute     = errors.New("`resource_attributes` has an empty name")
+	errNegative      = errors.New("must not be negative")
 )
 
 // Validate checks what the collector cannot.
@@ -107,6 +108,25 @@ func (c *Config) Validate() error {
 	between(c.Application.MaxString, maxText, errMaxString)
 	if _, ok := c.ResourceAttributes[""]; ok {
 		errs = append(errs, errAttribute)
+	}
+	return errors.Join(append(errs, c.notNegative())...)
+}
+
+// notNegative looks at what confighttp takes to be unset or unlimited without a word.
+func (c *Config) notNegative() error {
+	var errs []error
+	if c.MaxRequestBodySize < 0 {
+		errs = append(errs, fmt.Errorf("`max_request_body_size` %w, got %d", errNegative, c.MaxRequestBodySize))
+	}
+	for _, t := range []struct {
+		key string
+		d   time.Duration
+	}{
+		{"read_timeout", c.ReadTimeout}, {"read_header_timeout", c.ReadHeaderTimeout}, {"write_timeout", c.WriteTimeout}, {"idle_timeout", c.IdleTimeout},
+	} {
+		if t.d < 0 {
+			errs = append(errs, fmt.Errorf("`%s` %w, got %v", t.key, errNegative, t.d))
+		}
 	}
 	return errors.Join(errs...)
 }
