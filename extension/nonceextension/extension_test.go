@@ -16,8 +16,10 @@ import (
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensiontest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.uber.org/zap"
 
+	"github.com/telemark-otel/telemark/extension/nonceextension/internal/metadatatest"
 	"github.com/telemark-otel/telemark/internal/nonce"
 	"github.com/telemark-otel/telemark/internal/reason"
 	"github.com/telemark-otel/telemark/internal/replay"
@@ -87,8 +89,11 @@ func TestDamagedWindowsAreReplacedLoudlyAndKillOldNonces(t *testing.T) {
 			v[len(v)/2] ^= 1
 		}
 	}
+	_, err = e.tel.GetMetric("otelcol_nonce_store_lost")
+	require.Error(t, err, "a new store is not a lost one")
 	e = start(t, hostWith(storageID, st), cfg)
 	require.Equal(t, 1, e.logs.FilterLevelExact(zap.ErrorLevel).Len())
+	metadatatest.AssertEqualNonceStoreLost(t, e.tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 	_, err = e.Nonces().Check(old, kid)
 	require.Equal(t, reason.NonceStoreLost, reason.Of(err))
 }

@@ -14,7 +14,9 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
+	"github.com/telemark-otel/telemark/extension/nonceextension/internal/metadatatest"
 	"github.com/telemark-otel/telemark/internal/limit"
 )
 
@@ -43,6 +45,7 @@ func TestGatewayStatusTellsWhatHappened(t *testing.T) {
 		s := &issuing{}
 		y := relayOver(t, s, 10)
 		defer y.upstream.stop()
+		tel := metered(t, y.Extension)
 		h := y.handler()
 		require.Equal(t, upstreamStatus{State: "unknown"}, gatewayStatus(t, h).Upstream)
 
@@ -71,6 +74,10 @@ func TestGatewayStatusTellsWhatHappened(t *testing.T) {
 		require.NotEmpty(t, a.Upstream.NextProbe)
 		require.EqualValues(t, 1, a.KeptServed)
 		require.EqualValues(t, 1, a.Refused[codeUpstreamUnavailable])
+		metadatatest.AssertEqualNonceRequests(t, tel, points(
+			point(1, "outcome", "ok"), point(1, "outcome", "refused"), point(1, "outcome", "kept"), point(1, "outcome", "failed"),
+		), metricdatatest.IgnoreTimestamp())
+		metadatatest.AssertEqualNonceIssued(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 
 		s.set(nil, http.StatusOK)
 		time.Sleep(2 * maxProbe)

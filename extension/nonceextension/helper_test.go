@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
@@ -88,6 +89,7 @@ func settings() (extension.Settings, *observer.ObservedLogs) {
 type running struct {
 	*Extension
 	logs *observer.ObservedLogs
+	tel  *componenttest.Telemetry
 	url  string
 	adm  string
 }
@@ -97,9 +99,10 @@ func start(t *testing.T, host component.Host, cfg *Config) *running {
 	set, logs := settings()
 	e, err := newExtension(set, cfg)
 	require.NoError(t, err)
+	tel := metered(t, e)
 	require.NoError(t, e.Start(t.Context(), host))
 	t.Cleanup(func() { require.NoError(t, e.Shutdown(context.Background())) })
-	return &running{e, logs, "http://" + cfg.ServerConfig.NetAddr.Endpoint, "http://" + cfg.Admin.NetAddr.Endpoint}
+	return &running{e, logs, tel, "http://" + cfg.ServerConfig.NetAddr.Endpoint, "http://" + cfg.Admin.NetAddr.Endpoint}
 }
 
 // call sends a request and decodes the answer's JSON into out.

@@ -11,6 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
+
+	"github.com/telemark-otel/telemark/extension/nonceextension/internal/metadatatest"
 )
 
 func relayTo(t *testing.T, endpoint string, timeout time.Duration, change ...func(*Config)) *running {
@@ -42,6 +45,10 @@ func TestRelayedNonceIsThatOfTheIssuer(t *testing.T) {
 	call(t, plainClient(t), http.MethodPost, gateway.url+"/nonces", `{"kids":["`+kid1+`","`+kid2+`"]}`, &many)
 	require.Len(t, many.Nonces, 2)
 	require.Equal(t, kid2, many.Nonces[1].KID)
+	for _, e := range []*running{issuing, gateway} {
+		metadatatest.AssertEqualNonceIssued(t, e.tel, points(point(4)), metricdatatest.IgnoreTimestamp())
+		metadatatest.AssertEqualNonceRequests(t, e.tel, points(point(3, "outcome", "ok")), metricdatatest.IgnoreTimestamp())
+	}
 
 	var h healthAnswer
 	require.Equal(t, http.StatusOK, get(t, gateway.url+"/health", &h).StatusCode)
@@ -68,12 +75,14 @@ func TestUpstreamThatIsGoneIsBadGatewayUntilItIsBack(t *testing.T) {
 	var h healthAnswer
 	require.Equal(t, http.StatusServiceUnavailable, get(t, gateway.url+"/health", &h).StatusCode)
 	require.Equal(t, healthAnswer{Status: healthDegraded, Role: roleRelay, Reason: codeUpstreamUnavailable}, h)
+	metadatatest.AssertEqualNonceUpstreamUp(t, gateway.tel, points(point(0)), metricdatatest.IgnoreTimestamp())
 
 	start(t, componenttest.NewNopHost(), cfg)
 	require.Eventually(t, func() bool {
 		resp, err := c.Get(gateway.url + "/health")
 		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 	}, 20*time.Second, 20*time.Millisecond, "it is asked by itself")
+	metadatatest.AssertEqualNonceUpstreamUp(t, gateway.tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 	var a nonceAnswer
 	require.Equal(t, http.StatusOK, get(t, gateway.url+"/nonce?kid="+kid1, &a).StatusCode)
 }

@@ -28,8 +28,17 @@ func TestTelemetryCountsWhatHappened(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, e.Start(t.Context(), componenttest.NewNopHost()))
 	t.Cleanup(func() { require.NoError(t, e.Shutdown(context.Background())) })
+	point := func(v int64, attrs ...attribute.KeyValue) metricdata.DataPoint[int64] {
+		return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(attrs...)}
+	}
+	requireInFlight := func(n int64) {
+		t.Helper()
+		metadatatest.AssertEqualRatelimitInFlightRequests(t, tel, []metricdata.DataPoint[int64]{point(n)}, metricdatatest.IgnoreTimestamp())
+	}
+	busy := wrap(t, e, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requireInFlight(1) }))
+	require.Equal(t, http.StatusOK, send(busy, "192.0.2.1", "/").Code)
+	requireInFlight(0)
 	h := wrap(t, e, reading)
-	send(h, "192.0.2.1", "/")
 	send(h, "192.0.2.2", "/")
 	require.Equal(t, http.StatusTooManyRequests, send(h, "192.0.2.1", "/").Code)
 	for i, body := range []string{`{"a":` + strings.Repeat("[", 300_000), `{,`} {
@@ -38,17 +47,17 @@ func TestTelemetryCountsWhatHappened(t *testing.T) {
 			r.Body = io.NopCloser(strings.NewReader(body))
 		}).Code)
 	}
+	conn := serve(t, &logs{}, e)
+	require.NoError(t, export(t.Context(), conn, 10))
+	requireExhausted(t, export(t.Context(), conn, 10), "request_rate")
 
-	point := func(v int64, attrs ...attribute.KeyValue) metricdata.DataPoint[int64] {
-		return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(attrs...)}
-	}
 	http, grpc := attribute.String("protocol", "http"), attribute.String("protocol", "grpc")
 	reason := func(r Reason) attribute.KeyValue { return attribute.Stringer("reason", r) }
-	metadatatest.AssertEqualRatelimitAdmittedRequests(t, tel, []metricdata.DataPoint[int64]{point(2, http), point(0, grpc)}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitAdmittedRequests(t, tel, []metricdata.DataPoint[int64]{point(2, http), point(1, grpc)}, metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualRatelimitRefusedRequests(t, tel, []metricdata.DataPoint[int64]{
 		point(1, http, reason(RequestRate)), point(0, http, reason(ByteRate)), point(0, http, reason(Concurrency)), point(1, http, reason(TooDeep)), point(1, http, reason(Malformed)),
-		point(0, grpc, reason(RequestRate)), point(0, grpc, reason(ByteRate)), point(0, grpc, reason(Concurrency)), point(0, grpc, reason(TooDeep)), point(0, grpc, reason(Malformed)),
+		point(1, grpc, reason(RequestRate)), point(0, grpc, reason(ByteRate)), point(0, grpc, reason(Concurrency)), point(0, grpc, reason(TooDeep)), point(0, grpc, reason(Malformed)),
 	}, metricdatatest.IgnoreTimestamp())
-	metadatatest.AssertEqualRatelimitBuckets(t, tel, []metricdata.DataPoint[int64]{point(4)}, metricdatatest.IgnoreTimestamp())
-	metadatatest.AssertEqualRatelimitInFlightRequests(t, tel, []metricdata.DataPoint[int64]{point(0)}, metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualRatelimitBuckets(t, tel, []metricdata.DataPoint[int64]{point(5)}, metricdatatest.IgnoreTimestamp())
+	requireInFlight(0)
 }

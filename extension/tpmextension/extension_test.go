@@ -128,7 +128,7 @@ func TestShutdownSignsWhatIsInFlight(t *testing.T) {
 
 func TestLifecycle(t *testing.T) {
 	cfg := testConfig("swtpm:"+shortDir(t), t.TempDir())
-	ext, _ := newTestExtension(t, cfg)
+	ext, _, _ := newTestExtension(t, cfg)
 	require.NoError(t, ext.Shutdown(t.Context()), "before start")
 	_, err := ext.Submit(leaves("s", 1))
 	require.ErrorIs(t, err, group.ErrClosed)
@@ -163,7 +163,7 @@ func TestStartRefusesWhatNoWaitingMends(t *testing.T) {
 		"nonce TLS not there": {func(c *Config) { n := newNonceStub(t).config(); n.Get().TLS.CAFile = loose + "none"; c.Nonce = n }, os.ErrNotExist},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ext, _ := newTestExtension(t, testConfig("swtpm:"+shortDir(t), t.TempDir(), tc.configure))
+			ext, _, _ := newTestExtension(t, testConfig("swtpm:"+shortDir(t), t.TempDir(), tc.configure))
 			require.ErrorIs(t, ext.Start(t.Context(), host), tc.want)
 			require.NoError(t, ext.Shutdown(t.Context()))
 		})
@@ -171,9 +171,9 @@ func TestStartRefusesWhatNoWaitingMends(t *testing.T) {
 }
 
 func TestStorageIsStartedFirst(t *testing.T) {
-	ext, _ := newTestExtension(t, testConfig("swtpm:x", "y", stored))
+	ext, _, _ := newTestExtension(t, testConfig("swtpm:x", "y", stored))
 	require.Equal(t, []component.ID{storageID}, ext.Dependencies())
-	ext, _ = newTestExtension(t, testConfig("swtpm:x", "y"))
+	ext, _, _ = newTestExtension(t, testConfig("swtpm:x", "y"))
 	require.Empty(t, ext.Dependencies())
 }
 

@@ -89,8 +89,9 @@ func withStorage(t *testing.T, dir string) *testHost {
 // agent is a started extension and what it needs to start again.
 type agent struct {
 	*tpmExtension
-	host *testHost
-	logs *observer.ObservedLogs
+	host      *testHost
+	logs      *observer.ObservedLogs
+	telemetry *componenttest.Telemetry
 }
 
 type configure func(*Config)
@@ -111,24 +112,26 @@ func testConfig(device, keys string, more ...configure) *Config {
 	return cfg
 }
 
-func newTestExtension(t *testing.T, cfg *Config) (*tpmExtension, *observer.ObservedLogs) {
+func newTestExtension(t *testing.T, cfg *Config) (*tpmExtension, *observer.ObservedLogs, *componenttest.Telemetry) {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	set := extension.Settings{ID: component.NewID(metadata.Type), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+	tel := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, tel.Shutdown(context.Background())) })
+	set := extension.Settings{ID: component.NewID(metadata.Type), TelemetrySettings: tel.NewTelemetrySettings()}
 	set.Logger = zap.New(core)
-	return newExtension(cfg, set), logs
+	return newExtension(cfg, set), logs, tel
 }
 
 func startAgent(t *testing.T, host *testHost, cfg *Config) *agent {
 	t.Helper()
-	ext, logs := newTestExtension(t, cfg)
+	ext, logs, tel := newTestExtension(t, cfg)
 	require.NoError(t, ext.Start(t.Context(), host))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = ext.Shutdown(ctx)
 	})
-	return &agent{tpmExtension: ext, host: host, logs: logs}
+	return &agent{tpmExtension: ext, host: host, logs: logs, telemetry: tel}
 }
 
 // leaves makes n different leaves of a stream.
@@ -214,6 +217,7 @@ type nonceStub struct {
 	down   bool
 	kid    []byte // to answer with, nil = the one asked for
 	issued int
+	failed int // requests answered while it is down
 }
 
 func newNonceStub(t *testing.T) *nonceStub {
@@ -228,6 +232,7 @@ func (s *nonceStub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down || r.URL.Path != "/nonce" {
+		s.failed++
 		http.Error(w, "away", http.StatusServiceUnavailable)
 		return
 	}
@@ -255,6 +260,12 @@ func (s *nonceStub) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.issued
+}
+
+func (s *nonceStub) failures() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
 }
 
 // config is impatient beyond what Validate lets through.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componentstatus"
+
+	"github.com/telemark-otel/telemark/extension/tpmextension/internal/metadatatest"
 )
 
 func TestNonceOutageGoesOnUnderTheLastNonce(t *testing.T) {
@@ -36,10 +38,12 @@ func TestFirstGroupWaitsForTheFirstNonce(t *testing.T) {
 	require.Eventually(t, func() bool { return a.Status().State == "failing" }, patience, time.Millisecond)
 	pending(t, ticket, "there is no nonce")
 	require.ErrorIs(t, host.waitFor(t, componentstatus.StatusRecoverableError), errNoNonce)
+	metadatatest.AssertEqualTPMUp(t, a.telemetry, points(point(0)), loose)
 
 	nonces.set(false, nil)
 	require.Len(t, signed(t, ticket), 2)
 	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
+	metadatatest.AssertEqualTPMUp(t, a.telemetry, points(point(1)), loose)
 }
 
 func TestNonceOfAnotherKeyIsNotSigned(t *testing.T) {

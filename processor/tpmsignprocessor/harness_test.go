@@ -53,10 +53,10 @@ var testKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 
 func testKID() []byte { return append([]byte{0x00, 0x0b}, make([]byte, 32)...) }
 
-func newFakeTPM(tb testing.TB, epoch uint64) *fakeTPM {
+func newFakeTPM(tb testing.TB, epoch uint64, change ...func(*group.Config)) *fakeTPM {
 	tb.Helper()
 	f := &fakeTPM{key: testKey(), streams: map[string]int{}}
-	c, err := group.New(group.Config{
+	cfg := group.Config{
 		Algorithm: receipt.ES256,
 		KID:       testKID(),
 		Epoch:     epoch,
@@ -67,7 +67,11 @@ func newFakeTPM(tb testing.TB, epoch uint64) *fakeTPM {
 			}, nil
 		},
 		Backoff: func(int) time.Duration { return 10 * time.Millisecond },
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	c, err := group.New(cfg)
 	require.NoError(tb, err)
 	f.committer = c
 	tb.Cleanup(f.close)

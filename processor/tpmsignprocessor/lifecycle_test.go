@@ -12,10 +12,13 @@ import (
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/processor/processortest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
 	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadata"
+	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadatatest"
 )
 
 func TestStartFindsTheOneTPM(t *testing.T) {
@@ -117,20 +120,29 @@ func TestShutdownDoesNotWaitForADeadTPM(t *testing.T) {
 }
 
 func TestShutdownIsBounded(t *testing.T) {
-	for name, timeout := range map[string]time.Duration{"by its context": time.Second, "by itself": time.Hour} {
+	for name, tt := range map[string]struct {
+		timeout time.Duration
+		pended  []metricdata.DataPoint[int64]
+	}{
+		"by its context": {time.Second, points(point(1, "cause", "slow_signature"), point(1, "cause", "shutdown"))},
+		"by itself":      {time.Hour, points(point(2, "cause", "slow_signature"))}, // there is time to wait for the signature in vain
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tpm := newFakeTPM(t, 1)
 				tpm.dead.Store(true) // and says it is ready
-				s := newSUT(t, testConfig(), newVerifier(block.Logs)).start(hostWith(tpm))
+				s, tel, _ := metered(t, testConfig(), newVerifier(block.Logs))
+				s.start(hostWith(tpm))
 				require.NoError(t, s.send(logsOf("a")))
 				go func() { _ = s.send(logsOf("b")) }()
 				synctest.Wait()
-				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
 				defer cancel()
 				began := time.Now()
 				require.ErrorIs(t, s.Shutdown(ctx), errShutdownLost)
-				require.LessOrEqual(t, time.Since(began), min(timeout, drainTimeout))
+				require.LessOrEqual(t, time.Since(began), min(tt.timeout, drainTimeout))
+				synctest.Wait()
+				metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, tt.pended, metricdatatest.IgnoreTimestamp())
 				tpm.close()
 			})
 		})

@@ -120,6 +120,44 @@ func TestCommitterThatClosesGivesUnsignedBlocksBack(t *testing.T) {
 	})
 }
 
+// What of a request is signed when the committer closes leaves, and the rest is
+// kept. When that cannot be, the caller keeps all of it, and numbers are lost.
+func TestRequestSignedInPartLeavesInPartOrNotAtAll(t *testing.T) {
+	for name, full := range map[string]bool{"rest is kept": false, "rest cannot be kept": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				next := newVerifier(block.Logs)
+				tpm := newFakeTPM(t, 1, func(c *group.Config) { c.MaxGroup = 2 })
+				tpm.delay = time.Second
+				s, tel, _ := metered(t, testConfig(func(c *Config) { c.Pending.MaxBlocks = 1 }), next)
+				s.start(hostWith(tpm))
+				answered := make(chan error, 1)
+				go func() { answered <- s.send(batch(block.Logs, []string{"a"}, []string{"b"}, []string{"c"})) }()
+				synctest.Wait()
+				tpm.unready.Store(true)
+				if full {
+					require.NoError(t, s.send(logsOf("fills pending")))
+				}
+				tpm.close()
+				err := <-answered
+				require.Equal(t, 1, s.pendingBlocks())
+				_ = s.Shutdown(t.Context())
+				next.requireContiguous(t)
+				if !full {
+					require.NoError(t, err)
+					require.Equal(t, []string{"a", "b"}, next.accepted())
+					metadatatest.AssertEqualTpmsignSignedBlocks(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
+					return
+				}
+				require.ErrorIs(t, err, errPendingFull)
+				require.Zero(t, next.seen())
+				metadatatest.AssertEqualTpmsignLostNumbers(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
+				metadatatest.AssertEqualTpmsignRefusedRequests(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
+			})
+		})
+	}
+}
+
 // TestNothingUnsignedEverLeaves throws everything at once at a processor:
 // slow, dying and unready TPMs, a next consumer that refuses and mutates,
 // callers that go away. Whatever happens, each block handed out has a valid

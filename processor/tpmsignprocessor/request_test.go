@@ -43,6 +43,17 @@ func point(value int64, kv ...string) metricdata.DataPoint[int64] {
 	return metricdata.DataPoint[int64]{Value: value, Attributes: attribute.NewSet(attrs...)}
 }
 
+// addedLatency is the only data point of that histogram.
+func addedLatency(t *testing.T, tel *componenttest.Telemetry) metricdata.HistogramDataPoint[float64] {
+	t.Helper()
+	m, err := tel.GetMetric("otelcol_tpmsign_added_latency")
+	require.NoError(t, err)
+	all := m.Data.(metricdata.Histogram[float64]).DataPoints
+	require.Len(t, all, 1)
+	require.Equal(t, point(0).Attributes, all[0].Attributes)
+	return all[0]
+}
+
 func points(p ...metricdata.DataPoint[int64]) []metricdata.DataPoint[int64] { return p }
 
 func TestUserDataIsCleanedAndCounted(t *testing.T) {
@@ -50,7 +61,7 @@ func TestUserDataIsCleanedAndCounted(t *testing.T) {
 	s, tel, logs := metered(t, testConfig(), next)
 	s.start(hostWith(newFakeTPM(t, 1)))
 
-	b := batch(block.Logs, []string{"a"}, []string{"reserved"}, []string{"empty"})
+	b := batch(block.Logs, []string{"a", "a'"}, []string{"reserved"}, []string{"empty"})
 	rl := b.Logs().ResourceLogs()
 	rl.At(0).Resource().Attributes().PutStr("Telemark.Verdict", "verified")
 	rl.At(0).Resource().Attributes().PutEmptyBytes(block.AttrReceipt).FromRaw([]byte("another signer's"))
@@ -71,25 +82,16 @@ func TestUserDataIsCleanedAndCounted(t *testing.T) {
 	}()))
 
 	metadatatest.AssertEqualTpmsignSignedBlocks(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
-	metadatatest.AssertEqualTpmsignSignedItems(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
-	got, err := tel.GetMetric("otelcol_tpmsign_cleaned")
-	require.NoError(t, err)
-	counts := map[string]int64{}
-	for _, dp := range got.Data.(metricdata.Sum[int64]).DataPoints {
-		kind, _ := dp.Attributes.Value("kind")
-		counts[kind.AsString()] = dp.Value
-	}
-	require.EqualValues(t, 2, counts[kindAttributes])
-	require.EqualValues(t, 3, counts[kindReceipts])
-	require.EqualValues(t, 1, counts[kindScopes])
-	require.EqualValues(t, 2, counts[kindStrings])
-	require.EqualValues(t, 1, counts[kindNaNs])
-	require.Positive(t, counts[kindContainers])
+	metadatatest.AssertEqualTpmsignSignedItems(t, tel, points(point(3)), metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualTpmsignCleaned(t, tel, points(
+		point(2, "kind", "attributes"), point(3, "kind", "receipts"), point(1, "kind", "scopes"),
+		point(2, "kind", "strings"), point(1, "kind", "containers"), point(1, "kind", "nans"),
+	), metricdatatest.IgnoreTimestamp())
 	require.Equal(t, 1, logs.FilterMessageSnippet("receipts of another signer").Len(), "the warning is said once")
 
 	s.stop()
 	next.requireContiguous(t)
-	require.Equal(t, []string{"a", "b"}, next.accepted())
+	require.Equal(t, []string{"a", "a'", "b"}, next.accepted())
 }
 
 func TestBlockThatCannotBeSignedDoesNotRefuseItsNeighbours(t *testing.T) {
@@ -169,12 +171,12 @@ func TestPendingIsMetered(t *testing.T) {
 	tpm := newFakeTPM(t, 1)
 	s.start(hostWith(tpm))
 	tpm.unready.Store(true)
-	require.NoError(t, s.send(batch(block.Logs, []string{"a"}, []string{"b"})))
+	require.NoError(t, s.send(batch(block.Logs, []string{"a", "a'", "a''"}, []string{"b"})))
 	require.Error(t, s.send(batch(block.Logs, []string{"c"}, []string{"d"})))
 	_, bytes := s.running.Load().queue.size()
 	metadatatest.AssertEqualTpmsignPendingBlocks(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualTpmsignPendingBytes(t, tel, points(point(bytes)), metricdatatest.IgnoreTimestamp())
-	metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, points(point(2, "cause", string(causeNotReady))), metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, points(point(2, "cause", "not_ready")), metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualTpmsignRefusedRequests(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 
 	tpm.unready.Store(false)
@@ -197,8 +199,9 @@ func TestPendingIsMetered(t *testing.T) {
 	metadatatest.AssertEqualTpmsignDownstreamRetries(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualTpmsignPendingBlocks(t, tel, points(point(0)), metricdatatest.IgnoreTimestamp())
 	metadatatest.AssertEqualTpmsignSignedBlocks(t, tel, points(point(5)), metricdatatest.IgnoreTimestamp())
-	latency, err := tel.GetMetric("otelcol_tpmsign_added_latency")
-	require.NoError(t, err)
-	require.EqualValues(t, 3, latency.Data.(metricdata.Histogram[float64]).DataPoints[0].Count)
+	metadatatest.AssertEqualTpmsignSignedItems(t, tel, points(point(7)), metricdatatest.IgnoreTimestamp())
+	metadatatest.AssertEqualTpmsignPendedBlocks(t, tel,
+		points(point(2, "cause", "not_ready"), point(1, "cause", "downstream")), metricdatatest.IgnoreTimestamp())
+	require.EqualValues(t, 3, addedLatency(t, tel).Count)
 	s.stop()
 }

@@ -10,10 +10,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.uber.org/multierr"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
+	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadatatest"
 )
 
 var (
@@ -92,7 +94,8 @@ func TestSlowSignatureGoesPendingAndArrivesWithItsNumber(t *testing.T) {
 		next := newVerifier(block.Logs)
 		tpm := newFakeTPM(t, 1)
 		tpm.delay = 5 * time.Second // longer than wait
-		s := newSUT(t, testConfig(), next).start(hostWith(tpm))
+		s, tel, _ := metered(t, testConfig(), next)
+		s.start(hostWith(tpm))
 
 		began := time.Now()
 		require.NoError(t, s.send(logsOf("in flight")))
@@ -100,6 +103,7 @@ func TestSlowSignatureGoesPendingAndArrivesWithItsNumber(t *testing.T) {
 		require.Equal(t, 1, s.pendingBlocks())
 		require.NoError(t, s.send(logsOf("taken back"))) // its group is not closed yet
 		require.Equal(t, 2, s.pendingBlocks())
+		metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, points(point(2, "cause", "slow_signature")), metricdatatest.IgnoreTimestamp())
 		require.Zero(t, next.seen())
 
 		time.Sleep(time.Minute)
@@ -138,7 +142,8 @@ func TestCallerThatGivesUpLosesNothing(t *testing.T) {
 		next := newVerifier(block.Logs)
 		tpm := newFakeTPM(t, 1)
 		tpm.delay = time.Second
-		s := newSUT(t, testConfig(), next).start(hostWith(tpm))
+		s, tel, _ := metered(t, testConfig(), next)
+		s.start(hostWith(tpm))
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		require.NoError(t, s.consume(ctx, logsOf("numbered")))
@@ -147,6 +152,10 @@ func TestCallerThatGivesUpLosesNothing(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		next.requireContiguous(t)
 		require.Equal(t, []string{"b", "numbered"}, next.accepted())
+		metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, points(point(1, "cause", "caller_gone")), metricdatatest.IgnoreTimestamp())
+		latency := addedLatency(t, tel)
+		require.EqualValues(t, 1, latency.Count, "what was held in pending has none")
+		require.InDelta(t, 1.9, latency.Sum, 1e-9, "what the first signature still took, and its own")
 		s.stop()
 	})
 }
@@ -161,8 +170,8 @@ func TestRetryableRefusalIsOursAndComesAgainWithTheSameReceipt(t *testing.T) {
 			}
 			return nil
 		}
-		s := newSUT(t, testConfig(), &verifier{})
-		s.signal, s.next = block.Logs, func(ctx context.Context, b digest.Batch) error {
+		s, tel, _ := metered(t, testConfig(), &verifier{signal: block.Logs})
+		s.next = func(ctx context.Context, b digest.Batch) error {
 			p, err := b.At(0).Proof()
 			require.NoError(t, err)
 			receipts = append(receipts, string(p.Receipt))
@@ -175,6 +184,8 @@ func TestRetryableRefusalIsOursAndComesAgainWithTheSameReceipt(t *testing.T) {
 		next.requireContiguous(t)
 		require.Equal(t, []string{"a"}, next.accepted())
 		require.Len(t, receipts, 6)
+		metadatatest.AssertEqualTpmsignPendedBlocks(t, tel, points(point(1, "cause", "downstream")), metricdatatest.IgnoreTimestamp())
+		metadatatest.AssertEqualTpmsignDownstreamRetries(t, tel, points(point(5)), metricdatatest.IgnoreTimestamp())
 		for _, r := range receipts {
 			require.Equal(t, receipts[0], r)
 		}
@@ -189,14 +200,16 @@ func TestPermanentRefusalIsTheCallersAndAGap(t *testing.T) {
 		}
 		return nil
 	}
-	s := newSUT(t, testConfig(), next).start(hostWith(newFakeTPM(t, 1)))
+	s, tel, _ := metered(t, testConfig(), next)
+	s.start(hostWith(newFakeTPM(t, 1)))
 	require.NoError(t, s.send(logsOf("a")))
-	require.ErrorIs(t, s.send(logsOf("b")), errRefused)
+	require.ErrorIs(t, s.send(batch(block.Logs, []string{"b"}, []string{"b'", "b''"})), errRefused)
 	require.NoError(t, s.send(logsOf("c")))
 	s.stop()
 	next.requireValid(t)
-	require.Equal(t, []number{{1, "tpmsign/edge:logs", 2}}, next.gaps())
+	require.ElementsMatch(t, []number{{1, "tpmsign/edge:logs", 2}, {1, "tpmsign/edge:logs", 3}}, next.gaps())
 	require.Equal(t, []string{"a", "c"}, next.accepted())
+	metadatatest.AssertEqualTpmsignDownstreamRefusedBlocks(t, tel, points(point(2)), metricdatatest.IgnoreTimestamp())
 }
 
 func TestFanOutIsPermanentOnlyWhenAllItsBranchesAre(t *testing.T) {
@@ -273,7 +286,8 @@ func TestMutatedRefusalIsNotSentAgainAndCopiesAreMadeFromThenOn(t *testing.T) {
 			}
 			return nil
 		}
-		s := newSUT(t, testConfig(), next).start(hostWith(newFakeTPM(t, 1)))
+		s, tel, _ := metered(t, testConfig(), next)
+		s.start(hostWith(newFakeTPM(t, 1)))
 		// The first time nobody could know: the caller keeps its data.
 		require.ErrorIs(t, s.send(logsOf("a")), errDown)
 		require.NoError(t, s.send(logsOf("a")))
@@ -283,6 +297,7 @@ func TestMutatedRefusalIsNotSentAgainAndCopiesAreMadeFromThenOn(t *testing.T) {
 		next.requireValid(t)
 		require.Equal(t, []string{"a", "b"}, next.accepted())
 		require.Equal(t, []number{{1, "tpmsign/edge:logs", 1}}, next.gaps())
+		metadatatest.AssertEqualTpmsignLostNumbers(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 	})
 }
 

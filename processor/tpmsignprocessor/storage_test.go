@@ -18,9 +18,11 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.uber.org/zap"
 
 	"github.com/telemark-otel/telemark/internal/block"
+	"github.com/telemark-otel/telemark/processor/tpmsignprocessor/internal/metadatatest"
 )
 
 var storageID = component.MustNewID("file_storage")
@@ -110,11 +112,13 @@ func TestCorruptRecordIsSkippedAndTheOthersGoOn(t *testing.T) {
 				require.NoError(t, c.Set(t.Context(), recordKey(1), damage(value)))
 			})
 
-			s2 := newSUT(t, testConfig(withStorage), next).start(storedHost(t, newFakeTPM(t, 2), left))
+			s2, tel, _ := metered(t, testConfig(withStorage), next)
+			s2.start(storedHost(t, newFakeTPM(t, 2), left))
 			eventually(t, func() bool { return s2.pendingBlocks() == 0 }, "pending is worked off")
 			s2.stop()
 			next.requireContiguous(t)
 			require.Equal(t, []string{"a", "c"}, next.accepted())
+			metadatatest.AssertEqualTpmsignCorruptRecords(t, tel, points(point(1)), metricdatatest.IgnoreTimestamp())
 		})
 	}
 }
@@ -286,19 +290,26 @@ func TestCallerThatLeavesANumberedRequestThatNothingCanHoldIsToldSo(t *testing.T
 		next := newVerifier(block.Logs)
 		next.fail = func(int) error { return errDown }
 		tpm := newFakeTPM(t, 1)
-		s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+		s, tel, _ := metered(t, testConfig(withStorage), next)
+		s.start(fakeHost{tpmID: tpm, storageID: files})
+		lost := func(numbers int64) {
+			t.Helper()
+			metadatatest.AssertEqualTpmsignLostNumbers(t, tel, points(point(numbers)), metricdatatest.IgnoreTimestamp())
+		}
 		files.broken.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		err := s.consume(ctx, logsOf("a"))
+		err := s.consume(ctx, batch(block.Logs, []string{"a"}, []string{"a'", "a''"}))
 		require.ErrorIs(t, err, errPendingStorage)
 		require.ErrorIs(t, err, errDown)
+		lost(2)
 
 		// The same while the signature is still to come.
 		tpm.delay = time.Hour
 		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		require.ErrorIs(t, s.consume(ctx, logsOf("b")), errPendingStorage)
+		require.ErrorIs(t, s.consume(ctx, batch(block.Logs, []string{"b"}, []string{"b'"}, []string{"b''"})), errPendingStorage)
+		lost(2 + 3)
 		require.ErrorIs(t, s.Shutdown(t.Context()), errLeftBehind, "what failed may have been done after all")
 	})
 }

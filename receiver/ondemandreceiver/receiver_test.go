@@ -21,20 +21,20 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/telemark-otel/telemark/internal/signing"
-	"github.com/telemark-otel/telemark/receiver/ondemandreceiver/internal/metadata"
+	"github.com/telemark-otel/telemark/receiver/ondemandreceiver/internal/metadatatest"
 )
 
 // running is a started receiver.
 type running struct {
 	*ondemand
-	t    *testing.T
-	url  string
-	logs *observer.ObservedLogs // warnings and worse
+	t         *testing.T
+	url       string
+	logs      *observer.ObservedLogs // warnings and worse
+	telemetry *componenttest.Telemetry
 }
 
 type hostOf map[component.ID]component.Component
@@ -53,14 +53,16 @@ func run(t *testing.T, next consumer.Metrics, change func(*Config), extensions h
 		change(cfg)
 	}
 	require.NoError(t, cfg.Validate())
-	set := receivertest.NewNopSettings(metadata.Type)
+	tel := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, tel.Shutdown(context.WithoutCancel(t.Context()))) })
+	set := metadatatest.NewSettings(tel)
 	core, logs := observer.New(zap.WarnLevel)
 	set.Logger = zap.New(core)
 	o, err := newReceiver(set, cfg, next)
 	require.NoError(t, err)
 	require.NoError(t, o.Start(t.Context(), extensions))
 	t.Cleanup(func() { require.NoError(t, o.Shutdown(context.WithoutCancel(t.Context()))) })
-	return &running{ondemand: o, t: t, url: "http://" + cfg.NetAddr.Endpoint, logs: logs}
+	return &running{ondemand: o, t: t, url: "http://" + cfg.NetAddr.Endpoint, logs: logs, telemetry: tel}
 }
 
 func (r *running) do(method, path, contentType, body string) (int, http.Header, []byte) {

@@ -74,7 +74,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.NonceEpochsSkipped, err = builder.meter.Int64Counter(
 		"otelcol_nonce_epochs_skipped",
-		metric.WithDescription("Epochs of agents from which nothing was seen although a later one exists. [Alpha]"),
+		metric.WithDescription("Epochs of agents from which nothing was seen although a later one exists, counted in each scope. [Alpha]"),
 		metric.WithUnit("{epoch}"),
 	)
 	errs = errors.Join(errs, err)
@@ -116,7 +116,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.NonceRequests, err = builder.meter.Int64Counter(
 		"otelcol_nonce_requests",
-		metric.WithDescription("Requests for nonces, by outcome (ok, refused, failed). [Alpha]"),
+		metric.WithDescription("Requests for nonces, by outcome (ok, kept, refused, failed). [Alpha]"),
 		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)

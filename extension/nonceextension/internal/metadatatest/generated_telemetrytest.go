@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) extension.Settings {
 func AssertEqualNonceEpochsSkipped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_nonce_epochs_skipped",
-		Description: "Epochs of agents from which nothing was seen although a later one exists. [Alpha]",
+		Description: "Epochs of agents from which nothing was seen although a later one exists, counted in each scope. [Alpha]",
 		Unit:        "{epoch}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -134,7 +134,7 @@ func AssertEqualNonceLiveEpochs(t *testing.T, tt *componenttest.Telemetry, dps [
 func AssertEqualNonceRequests(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_nonce_requests",
-		Description: "Requests for nonces, by outcome (ok, refused, failed). [Alpha]",
+		Description: "Requests for nonces, by outcome (ok, kept, refused, failed). [Alpha]",
 		Unit:        "{request}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

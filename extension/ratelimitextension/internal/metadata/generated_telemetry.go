@@ -135,7 +135,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.RatelimitAdmittedRequests, err = builder.meter.Int64ObservableCounter(
 		"otelcol_ratelimit_admitted_requests",
-		metric.WithDescription("Requests, and messages of streams, that were let through. [Alpha]"),
+		metric.WithDescription("Requests, and messages of streams, that were let through; streams without a rate limit count once each. [Alpha]"),
 		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)

@@ -245,7 +245,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TPMUp, err = builder.meter.Int64ObservableGauge(
 		"otelcol_tpm_up",
-		metric.WithDescription("1 when the last attempt to use the TPM succeeded, 0 when it failed or none was made yet. [Alpha]"),
+		metric.WithDescription("1 while groups can be signed as far as the last attempt says; 0 before the first and while the TPM, a nonce, the storage or the trust of the registry is missing. [Alpha]"),
 		metric.WithUnit("1"),
 	)
 	errs = errors.Join(errs, err)

@@ -174,7 +174,7 @@ func AssertEqualTPMSigningDuration(t *testing.T, tt *componenttest.Telemetry, dp
 func AssertEqualTPMUp(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpm_up",
-		Description: "1 when the last attempt to use the TPM succeeded, 0 when it failed or none was made yet. [Alpha]",
+		Description: "1 while groups can be signed as far as the last attempt says; 0 before the first and while the TPM, a nonce, the storage or the trust of the registry is missing. [Alpha]",
 		Unit:        "1",
 		Data: metricdata.Gauge[int64]{
 			DataPoints: dps,

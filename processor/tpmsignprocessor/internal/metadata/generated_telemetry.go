@@ -115,7 +115,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.TpmsignAddedLatency, err = builder.meter.Float64Histogram(
 		"otelcol_tpmsign_added_latency",
-		metric.WithDescription("Time from the arrival of a request to its signed form being handed on, for requests that were not held in pending. [Alpha]"),
+		metric.WithDescription("Time from the arrival of a request to its signed form being handed on, for requests that did not wait for it in pending. [Alpha]"),
 		metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries([]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2}...),
 	)
@@ -128,7 +128,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TpmsignCorruptRecords, err = builder.meter.Int64Counter(
 		"otelcol_tpmsign_corrupt_records",
-		metric.WithDescription("Records of the pending store that could not be read and were skipped. [Alpha]"),
+		metric.WithDescription("Records of the pending store, and copies of its index, that could not be read and were skipped. [Alpha]"),
 		metric.WithUnit("{record}"),
 	)
 	errs = errors.Join(errs, err)
@@ -146,7 +146,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TpmsignHeartbeats, err = builder.meter.Int64Counter(
 		"otelcol_tpmsign_heartbeats",
-		metric.WithDescription("Blocks that the processor made itself, by kind (heartbeat, farewell). [Alpha]"),
+		metric.WithDescription("Blocks that the processor made itself and the next component accepted, by kind (heartbeat, farewell). [Alpha]"),
 		metric.WithUnit("{block}"),
 	)
 	errs = errors.Join(errs, err)

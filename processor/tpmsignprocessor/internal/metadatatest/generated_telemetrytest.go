@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) processor.Settings {
 func AssertEqualTpmsignAddedLatency(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.HistogramDataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpmsign_added_latency",
-		Description: "Time from the arrival of a request to its signed form being handed on, for requests that were not held in pending. [Alpha]",
+		Description: "Time from the arrival of a request to its signed form being handed on, for requests that did not wait for it in pending. [Alpha]",
 		Unit:        "s",
 		Data: metricdata.Histogram[float64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -55,7 +55,7 @@ func AssertEqualTpmsignCleaned(t *testing.T, tt *componenttest.Telemetry, dps []
 func AssertEqualTpmsignCorruptRecords(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpmsign_corrupt_records",
-		Description: "Records of the pending store that could not be read and were skipped. [Alpha]",
+		Description: "Records of the pending store, and copies of its index, that could not be read and were skipped. [Alpha]",
 		Unit:        "{record}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -103,7 +103,7 @@ func AssertEqualTpmsignDownstreamRetries(t *testing.T, tt *componenttest.Telemet
 func AssertEqualTpmsignHeartbeats(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpmsign_heartbeats",
-		Description: "Blocks that the processor made itself, by kind (heartbeat, farewell). [Alpha]",
+		Description: "Blocks that the processor made itself and the next component accepted, by kind (heartbeat, farewell). [Alpha]",
 		Unit:        "{block}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

@@ -228,7 +228,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.TpmverifyVerifyDuration, err = builder.meter.Float64Histogram(
 		"otelcol_tpmverify_verify_duration",
-		metric.WithDescription("Time to judge and claim the blocks of one request. [Alpha]"),
+		metric.WithDescription("Time to judge and claim the blocks of a request, once for each time that they are looked at. [Alpha]"),
 		metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries([]float64{5e-05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1}...),
 	)

@@ -394,7 +394,7 @@ func AssertEqualTpmverifyVerifiedItems(t *testing.T, tt *componenttest.Telemetry
 func AssertEqualTpmverifyVerifyDuration(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.HistogramDataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_tpmverify_verify_duration",
-		Description: "Time to judge and claim the blocks of one request. [Alpha]",
+		Description: "Time to judge and claim the blocks of a request, once for each time that they are looked at. [Alpha]",
 		Unit:        "s",
 		Data: metricdata.Histogram[float64]{
 			Temporality: metricdata.CumulativeTemporality,
