@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -38,49 +39,75 @@ func endpoint(n *harness.Node, p harness.Protocol) string {
 	return n.HTTP
 }
 
-// TestEveryItemArrivesOnce sends 100,000 items of each signal from two agents
-// through a stock gateway that merges what the agents send.
+// TestEveryItemArrivesOnce sends items from two agents through a stock gateway
+// that merges what the agents send: 120,000 of each signal, a third in each
+// turn. After three turns either hop has carried each signal as gRPC, HTTP/protobuf
+// and HTTP/JSON, and each of these with gzip and without.
 func TestEveryItemArrivesOnce(t *testing.T) {
-	const half = 50_000
+	for turn, p := range protocols {
+		t.Run("the gateway sends metrics by "+strings.ReplaceAll(string(p), "/", " "), func(t *testing.T) { everyItemArrivesOnce(t, turn) })
+	}
+}
+
+// everyItemArrivesOnce has every node send a signal in another form than it came
+// in. The two agents do not use the same one either, so the gateway puts together
+// what came in two forms and sends it in the third.
+func everyItemArrivesOnce(t *testing.T, turn int) {
+	const half = 20_000
 	f := newFleet(t, nil, "edge-a", "edge-b")
 	collector := f.collector("collector", patient)
-	gateway := f.gateway("gateway", collector.GRPC)
-	edges := []*harness.Node{
-		f.agent("edge-a", gateway.GRPC, collector.Nonce),
-		f.agent("edge-b", gateway.GRPC, collector.Nonce),
-	}
-	f.begin()
-
-	protocols := []harness.Protocol{harness.GRPC, harness.HTTPProtobuf, harness.HTTPJSON}
+	last := f.hop(collector, turn, turn%2 == 1)
+	gateway := f.gateway("gateway", collector.GRPC, last.overlay())
+	var first []*hop
 	var loads []harness.Load
-	for a, agent := range edges {
+	for a, name := range []string{"edge-a", "edge-b"} {
+		h := f.hop(gateway, turn+a+1, (turn+a)%2 == 0)
+		first = append(first, h)
+		agent := f.agent(name, gateway.GRPC, collector.Nonce, h.overlay())
 		for s, signal := range signals {
-			p := protocols[(s+a)%len(protocols)]
+			p := protocol(turn + a + s)
 			loads = append(loads, harness.Load{
 				Endpoint: endpoint(agent, p), Protocol: p, Gzip: (s+a)%2 == 0,
 				Signal: signal, Service: fmt.Sprintf("shop-%d", a), First: int64(a * half), Items: half, PerRequest: 250, Clients: 4,
 			})
 		}
 	}
+	f.begin()
 	f.run(loads...)
 
-	for _, signal := range signals {
-		s := f.awaitArchive(collector, signal, drainTime, span{0, 2 * half})
-		require.NoError(t, s.exactly(span{0, 2 * half}), signal)
-		require.True(t, s.merged("edge-a", "edge-b"), "%s: the gateway never merged two agents' blocks, so the test shows less than it should", signal)
-
-		in := f.inspect(collector, signal, "--complete")
-		require.Equal(t, map[string]int{reason.Verified: len(s.blocks)}, in.Verdicts)
-		items := 0
-		for _, st := range in.Streams {
-			require.Equal(t, 1, st.First, "%s %s", st.Name, st.Stream)
-			require.Equal(t, st.Blocks, st.Last, "%s %s", st.Name, st.Stream)
-			items += st.Items
+	// Reading archives takes longest: one core each.
+	t.Run("archive", func(t *testing.T) {
+		for _, signal := range signals {
+			t.Run(signal.String(), func(t *testing.T) {
+				t.Parallel()
+				f.in(t).requireArchived(collector, signal, span{0, 2 * half})
+			})
 		}
-		require.GreaterOrEqual(t, items, 2*half, "heartbeats may have been added")
-	}
+	})
+	f.requireForms(half, first...)
+	f.requireForms(2*half, last)
 	f.requireWhole(collector)
 	require.Zero(t, f.metric(collector, duplicateBlocks))
+}
+
+// requireArchived demands that the archive of a signal holds each item once, in
+// blocks that verify again and are complete, and that the gateway put blocks of
+// both agents into one request.
+func (f *fleet) requireArchived(collector *harness.Node, signal block.Signal, sent span) {
+	f.Helper()
+	s := f.awaitArchive(collector, signal, drainTime, sent)
+	require.NoError(f, s.exactly(sent))
+	require.True(f, s.merged("edge-a", "edge-b"), "the gateway never merged two agents' blocks, so the test shows less than it should")
+
+	in := f.inspect(collector, signal, "--complete")
+	require.Equal(f, map[string]int{reason.Verified: len(s.blocks)}, in.Verdicts)
+	items := 0
+	for _, st := range in.Streams {
+		require.Equal(f, 1, st.First, "%s %s", st.Name, st.Stream)
+		require.Equal(f, st.Blocks, st.Last, "%s %s", st.Name, st.Stream)
+		items += st.Items
+	}
+	require.GreaterOrEqual(f, items, sent.n, "heartbeats may have been added")
 }
 
 // TestSignalsToDifferentCollectorsMakeNoFalseGaps lets each collector see only

@@ -93,6 +93,10 @@ service:
         - pull: {exporter: {prometheus: {host: 127.0.0.1, port: %[5]s, without_type_suffix: true, without_units: true, without_scope_info: true}}}
 `
 
+// Queued are the fields by which an exporter of a fleet keeps on disk what it
+// sends, and tries again until it is taken.
+const Queued = `sending_queue: {storage: file_storage, queue_size: 100000}, retry_on_failure: {max_elapsed_time: 0, initial_interval: 100ms, max_interval: 2s}`
+
 func (f *Fleet) node(name, bin string, fsync bool, config string, overlays []string) (*Node, error) {
 	path, err := Bin(bin)
 	if err != nil {
@@ -161,18 +165,14 @@ extensions:
 processors:
   tpmsign: {pending: {storage: file_storage}}
 exporters:
-  otlp:
-    endpoint: "%s"
-    tls: {insecure: true}
-    sending_queue: {storage: file_storage, queue_size: 100000}
-    retry_on_failure: {max_elapsed_time: 0, initial_interval: 100ms, max_interval: 2s}
+  otlp: {endpoint: "%s", tls: {insecure: true}, %s}
 service:
   extensions: [health_check, file_storage, tpm]
   pipelines:
     metrics: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     logs: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
     traces: {receivers: [otlp], processors: [tpmsign], exporters: [otlp]}
-`, f.device(name), nonce, f.enrolling(name), next)
+`, f.device(name), nonce, f.enrolling(name), next, Queued)
 	return f.node(name, "otelcol-telemark", true, config, overlays)
 }
 
@@ -182,18 +182,14 @@ func (f *Fleet) Gateway(name, next string, overlays ...string) (*Node, error) {
 processors:
   batch: {timeout: 100ms}
 exporters:
-  otlp:
-    endpoint: "%s"
-    tls: {insecure: true}
-    sending_queue: {storage: file_storage, queue_size: 100000}
-    retry_on_failure: {max_elapsed_time: 0, initial_interval: 100ms, max_interval: 2s}
+  otlp: {endpoint: "%s", tls: {insecure: true}, %s}
 service:
   extensions: [health_check, file_storage]
   pipelines:
     metrics: {receivers: [otlp], processors: [batch], exporters: [otlp]}
     logs: {receivers: [otlp], processors: [batch], exporters: [otlp]}
     traces: {receivers: [otlp], processors: [batch], exporters: [otlp]}
-`, next)
+`, next, Queued)
 	return f.node(name, "otelcol-stock", true, config, overlays)
 }
 
