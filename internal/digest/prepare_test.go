@@ -193,6 +193,47 @@ func TestValueNestedTooDeepIsRefusedInBoundedTime(t *testing.T) {
 	}
 }
 
+// Strings and integers under short keys take a way of their own through the walk.
+func TestNoKindOfValueStandsBelowMaxDepth(t *testing.T) {
+	kinds := map[string]func(pcommon.Value){
+		"not set":      func(pcommon.Value) {},
+		"string":       func(v pcommon.Value) { v.SetStr("s") },
+		"empty string": func(v pcommon.Value) { v.SetStr("") },
+		"bool":         func(v pcommon.Value) { v.SetBool(true) },
+		"int":          func(v pcommon.Value) { v.SetInt(1) },
+		"double":       func(v pcommon.Value) { v.SetDouble(1) },
+		"bytes":        func(v pcommon.Value) { v.SetEmptyBytes() },
+		"array":        func(v pcommon.Value) { v.SetEmptySlice() },
+		"map":          func(v pcommon.Value) { v.SetEmptyMap() },
+	}
+	below := map[string]func(pcommon.Value) pcommon.Value{
+		"array":   func(v pcommon.Value) pcommon.Value { return v.SetEmptySlice().AppendEmpty() },
+		"map":     func(v pcommon.Value) pcommon.Value { return v.SetEmptyMap().PutEmpty("k") },
+		"no key":  func(v pcommon.Value) pcommon.Value { return v.SetEmptyMap().PutEmpty("") },
+		"longest": func(v pcommon.Value) pcommon.Value { return v.SetEmptyMap().PutEmpty(strings.Repeat("k", 200)) },
+	}
+	for what, down := range below {
+		for kind, set := range kinds {
+			t.Run(kind+" in "+what, func(t *testing.T) {
+				b := NewBatch(block.Logs)
+				lr := b.append().logs.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+				v := lr.Attributes().PutEmpty("a")
+				for range MaxDepth - 1 {
+					v = down(v)
+				}
+				set(v)
+				prepared(t, b.At(0), 0)
+
+				set(down(v))
+				_, err := b.At(0).Prepare(0)
+				require.ErrorIs(t, err, &reason.Error{Reason: reason.TooDeep})
+				_, err = b.At(0).Check(Expected{})
+				require.ErrorIs(t, err, &reason.Error{Reason: reason.TooDeep})
+			})
+		}
+	}
+}
+
 func TestReservedAttributeMayNestTooDeep(t *testing.T) {
 	b := NewBatch(block.Logs)
 	lr := b.append().logs.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()

@@ -39,7 +39,7 @@ const (
 )
 
 func (w *walker) keyValue(b []byte, tag byte, k string, v pcommon.Value, depth int) []byte {
-	if k != "" && len(k) <= maxShortKey {
+	if k != "" && len(k) <= maxShortKey && depth <= MaxDepth {
 		if s := v.Str(); s != "" {
 			if len(k)+len(s) <= shortStr {
 				return w.shortString(b, tag, k, s)
