@@ -34,9 +34,13 @@ var loose = must(func() cbor.DecOptions {
 }().DecMode())
 
 func decOptions() cbor.DecOptions {
+	// All of them: false, true, null and undefined, and those that nobody has
+	// assigned, which the library would read as integers.
 	simple := []func(*cbor.SimpleValueRegistry) error{}
-	for _, v := range []cbor.SimpleValue{20, 21, 22, 23} { // false, true, null, undefined
-		simple = append(simple, cbor.WithRejectedSimpleValue(v))
+	for v := range math.MaxUint8 + 1 {
+		if v < 24 || v > 31 { // between them are none
+			simple = append(simple, cbor.WithRejectedSimpleValue(cbor.SimpleValue(v)))
+		}
 	}
 	return cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,

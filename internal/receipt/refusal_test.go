@@ -62,6 +62,8 @@ func refusals(t testing.TB) []refusal {
 		{"iat after the year 9999", reason.ReceiptMalformed, func(f *forgery) { f.iat = maxUnixTime + 1 }},
 		{"iat float", reason.ReceiptMalformed, func(f *forgery) { f.iat = 1.5 }},
 		{"iat null", reason.ReceiptMalformed, func(f *forgery) { f.iat = raw{null} }},
+		{"iat simple value", reason.ReceiptMalformed, func(f *forgery) { f.iat = raw{0xe5} }},
+		{"size simple value of two bytes", reason.ReceiptMalformed, func(f *forgery) { f.size = raw{0xf8, 0x20} }},
 		{"ueid short", reason.ReceiptMalformed, func(f *forgery) { f.ueid = make([]byte, 32) }},
 		{"ueid of another type", reason.ReceiptMalformed, func(f *forgery) { f.ueid = append([]byte{2}, make([]byte, 32)...) }},
 		{"epoch zero", reason.ReceiptMalformed, func(f *forgery) { f.epoch = 0 }},
@@ -94,6 +96,7 @@ func refusals(t testing.TB) []refusal {
 		{"items negative", reason.ReceiptMalformed, func(f *forgery) { f.i = -1 }},
 		{"block number negative", reason.ReceiptMalformed, func(f *forgery) { f.n = -1 }},
 		{"block number null", reason.ReceiptMalformed, func(f *forgery) { f.n = raw{null} }},
+		{"block number simple value", reason.ReceiptMalformed, func(f *forgery) { f.n = raw{0xf8, 0xff} }},
 		{"stream bytes", reason.ReceiptMalformed, func(f *forgery) { f.s = []byte("tpmsign:logs") }},
 		{"stream null", reason.ReceiptMalformed, func(f *forgery) { f.s = raw{null} }},
 		{"keys null", reason.ReceiptMalformed, func(f *forgery) { f.k = raw{null} }},
@@ -120,6 +123,10 @@ func refusals(t testing.TB) []refusal {
 		{"label array", reason.ReceiptMalformed, func(f *forgery) {
 			f.unprotected = rawMap(t, entry{396, newForgery(t).parts(t).proofs}, entry{"d", f.d}, entry{"i", f.i},
 				entry{"n", f.n}, entry{"s", f.s}, entry{raw{0x80}, 1})
+		}},
+		{"label simple value", reason.ReceiptMalformed, func(f *forgery) {
+			f.unprotected = rawMap(t, entry{396, newForgery(t).parts(t).proofs}, entry{"d", f.d}, entry{"i", f.i},
+				entry{"n", f.n}, entry{"s", f.s}, entry{raw{0xe0}, 1})
 		}},
 		{"label float", reason.ReceiptLabels, func(f *forgery) {
 			f.unprotected = rawMap(t, entry{396, newForgery(t).parts(t).proofs}, entry{"d", f.d}, entry{"i", f.i},
@@ -220,6 +227,7 @@ func refusals(t testing.TB) []refusal {
 		}},
 		{"leaf index at the size", reason.ProofMalformed, func(f *forgery) { f.leafIndex = 3 }},
 		{"leaf index huge", reason.ProofMalformed, func(f *forgery) { f.leafIndex = uint64(math.MaxUint64) }},
+		{"leaf index simple value", reason.ProofMalformed, func(f *forgery) { f.leafIndex = raw{0xe1} }},
 		{"leaf index negative", reason.ProofMalformed, func(f *forgery) { f.leafIndex = -1 }},
 		{"path empty", reason.ProofMalformed, func(f *forgery) { f.path = rawArray(t) }},
 		{"path short", reason.ProofMalformed, func(f *forgery) { f.path = rawArray(t, make([]byte, 32)) }},
