@@ -147,31 +147,42 @@ type Proof struct {
 }
 
 // Proof reads receipt and manifest without removing them. It refuses
-// (receipt_not_unique, receipt_wrong_type) what is there twice or not as bytes.
+// (receipt_not_unique, receipt_wrong_type, in this order) what is there twice
+// or not as bytes.
 func (b Block) Proof() (Proof, error) {
-	var p Proof
+	var receipt, manifest, wrong pcommon.Value
 	for k, v := range b.Attributes().All() {
-		var to *[]byte
+		var to *pcommon.Value
 		switch k {
 		case block.AttrReceipt:
-			to = &p.Receipt
+			to = &receipt
 		case block.AttrManifest:
-			to = &p.Manifest
+			to = &manifest
 		default:
 			continue
 		}
-		if *to != nil {
+		if *to != (pcommon.Value{}) {
 			return Proof{}, reason.New(reason.ReceiptNotUnique, "%s stands in the resource twice", k)
 		}
-		if v.Type() != pcommon.ValueTypeBytes {
-			return Proof{}, reason.New(reason.ReceiptWrongType, "%s is of type %s", k, v.Type())
-		}
-		*to = v.Bytes().AsRaw()
-		if *to == nil {
-			*to = []byte{}
+		if *to = v; v.Type() != pcommon.ValueTypeBytes {
+			wrong = v
 		}
 	}
-	return p, nil
+	if wrong != (pcommon.Value{}) {
+		return Proof{}, reason.New(reason.ReceiptWrongType, "receipt or manifest is of type %s", wrong.Type())
+	}
+	return Proof{Receipt: rawBytes(receipt), Manifest: rawBytes(manifest)}, nil
+}
+
+// rawBytes copies what v holds: nil when there is no v, and not nil when it is empty.
+func rawBytes(v pcommon.Value) []byte {
+	if v == (pcommon.Value{}) {
+		return nil
+	}
+	if raw := v.Bytes().AsRaw(); raw != nil {
+		return raw
+	}
+	return []byte{}
 }
 
 // Attach puts the proof at the end of the resource's attributes, which must

@@ -245,6 +245,20 @@ func TestProofTwiceOrNotAsBytesIsRefused(t *testing.T) {
 	}
 }
 
+func TestProofTwiceIsNamedBeforeItsType(t *testing.T) {
+	for _, first := range []string{block.AttrReceipt, block.AttrManifest} {
+		blk := typicalBatch(block.Logs, 2).At(0)
+		p := prepared(t, blk, block.Split)
+		blk.Attributes().PutStr(first, "text")
+		addDuplicate(blk.Attributes(), block.AttrReceipt)
+		addDuplicate(blk.Attributes(), block.AttrReceipt)
+		_, err := blk.Proof()
+		require.Equal(t, reason.ReceiptNotUnique, reason.Of(err))
+		_, err = blk.Check(expect(block.Split, p))
+		require.Equal(t, reason.ReceiptNotUnique, reason.Of(err))
+	}
+}
+
 func TestEmptyProofIsThereAllTheSame(t *testing.T) {
 	blk := typicalBatch(block.Logs, 1).At(0)
 	p, err := blk.Proof()
