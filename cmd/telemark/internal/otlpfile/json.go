@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
 )
 
@@ -167,15 +168,29 @@ func parseJSON(b []byte) (digest.Batch, error) {
 	}
 	switch {
 	case doc.Metrics != nil && doc.Logs == nil && doc.Spans == nil:
-		md, err := (&pmetric.JSONUnmarshaler{}).UnmarshalMetrics(b)
-		return digest.FromMetrics(md), err
+		return parseJSONOf(block.Metrics, b)
 	case doc.Logs != nil && doc.Metrics == nil && doc.Spans == nil:
-		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs(b)
-		return digest.FromLogs(ld), err
+		return parseJSONOf(block.Logs, b)
 	case doc.Spans != nil && doc.Metrics == nil && doc.Logs == nil:
-		td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(b)
-		return digest.FromTraces(td), err
+		return parseJSONOf(block.Traces, b)
 	default:
 		return digest.Batch{}, fmt.Errorf("%w: want one of resourceMetrics, resourceLogs, resourceSpans", ErrNotOTLP)
+	}
+}
+
+func parseJSONOf(s block.Signal, b []byte) (digest.Batch, error) {
+	if err := strictJSON(b, request(s)); err != nil {
+		return digest.Batch{}, err
+	}
+	switch s {
+	case block.Metrics:
+		md, err := (&pmetric.JSONUnmarshaler{}).UnmarshalMetrics(b)
+		return digest.FromMetrics(md), err
+	case block.Logs:
+		ld, err := (&plog.JSONUnmarshaler{}).UnmarshalLogs(b)
+		return digest.FromLogs(ld), err
+	default:
+		td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(b)
+		return digest.FromTraces(td), err
 	}
 }

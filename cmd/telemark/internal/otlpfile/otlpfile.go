@@ -144,7 +144,8 @@ func readMessage(r io.Reader, opts Options, to Reader) error {
 
 // parse reads one message, JSON or protobuf.
 func parse(b []byte, opts Options) (digest.Batch, error) {
-	if t := bytes.TrimLeft(b, " \t\r\n"); len(t) > 0 && t[0] == '{' {
+	// Protobuf may begin like JSON: 0a 7b is a block of 123 bytes.
+	if t := bytes.TrimLeft(b, " \t\r\n"); len(t) > 0 && t[0] == '{' && (b[0] != 0x0a || validJSON(b)) {
 		return parseJSON(b)
 	}
 	return parseProto(b, opts.Signal)

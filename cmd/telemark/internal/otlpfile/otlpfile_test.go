@@ -137,6 +137,22 @@ func TestEveryFormIsRead(t *testing.T) {
 	}
 }
 
+// Field 1 and a length of 123 are a line feed and a brace.
+func TestABlockOf123BytesIsNoJSON(t *testing.T) {
+	ld := plog.NewLogs()
+	lr := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	for n := 123; ; n-- {
+		lr.SetSeverityText(strings.Repeat("x", n))
+		if p := toProto(t, digest.FromLogs(ld)); len(p) == 2+123 {
+			require.Equal(t, "\n{", string(p[:2]))
+			c := read(t, frame(toProto(t, signtest.Data(block.Logs, "edge-a", 1)), p), Options{})
+			require.Empty(t, c.damages)
+			require.Len(t, c.records, 2)
+			return
+		}
+	}
+}
+
 func TestEmptyFileHoldsNothing(t *testing.T) {
 	for _, content := range [][]byte{nil, []byte("\n"), gzipped(t, nil)} {
 		require.Empty(t, read(t, content, Options{}).records)

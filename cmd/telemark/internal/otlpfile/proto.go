@@ -82,12 +82,12 @@ func parseFrame(message []byte, opts Options) (digest.Batch, error) {
 // ever fit another signal's.
 func parseProto(b []byte, signal block.Signal) (digest.Batch, error) {
 	if signal != 0 {
-		return digest.UnmarshalBatch(signal, b)
+		return parseProtoOf(signal, b)
 	}
 	var found []digest.Batch
 	var errs []error
 	for _, s := range []block.Signal{block.Metrics, block.Logs, block.Traces} {
-		batch, err := digest.UnmarshalBatch(s, b)
+		batch, err := parseProtoOf(s, b)
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("as %s: %w", s, err))
@@ -103,6 +103,13 @@ func parseProto(b []byte, signal block.Signal) (digest.Batch, error) {
 	default:
 		return digest.Batch{}, ErrAmbiguous
 	}
+}
+
+func parseProtoOf(s block.Signal, b []byte) (digest.Batch, error) {
+	if err := strictProto(b, request(s), 1); err != nil {
+		return digest.Batch{}, err
+	}
+	return digest.UnmarshalBatch(s, b)
 }
 
 // faithful reports whether all of the message was understood: reading it as
