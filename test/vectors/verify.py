@@ -708,9 +708,16 @@ def cbor_plain(item, depth=1):
     if kind == "array":
         return depth <= 4 and all(cbor_plain(x, depth + 1) for x in v)
     if kind == "map":
-        return depth <= 4 and len(v) <= 16 and all(
-            k.kind in ("uint", "nint", "text") and cbor_plain(k) and cbor_plain(x, depth + 1) for k, x in v)
+        return depth <= 4 and len(v) <= 16 and all(may_be_label(k) and cbor_plain(x, depth + 1) for k, x in v)
     return True
+
+
+def in_64_bits(item):
+    return item.kind not in ("uint", "nint") or -(1 << 63) <= item.value < 1 << 63
+
+
+def may_be_label(item):
+    return item.kind in ("uint", "nint", "text", "float") and cbor_plain(item) and in_64_bits(item)
 
 
 def has_twice(item):
@@ -725,6 +732,8 @@ def has_twice(item):
 
 
 def label(item):
+    if item.kind == "float":
+        return item  # which is no integer, though Python finds 1.0 under 1
     return item.value.decode() if item.kind == "text" else item.value
 
 
@@ -830,7 +839,7 @@ def decode_statement(raw):
     require(profile_of(raw) in (None, PROFILE, AGILE), "profile_unknown")  # row 3
     require(header.kind == "map" and cbor_plain(header), bad)  # row 4
     h = as_dict(header)
-    require(right_types(h, PROTECTED), bad)
+    require(right_types(h, PROTECTED) and all(in_64_bits(h[n]) for n in (1, 395) if n in h), bad)
     claims = h.get(15, Item("map", []))
     c = as_dict(claims)
     require(right_types(c, CLAIMS), bad)
