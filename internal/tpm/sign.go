@@ -75,6 +75,12 @@ func authorised[R any](l *link, k *Key, use func(tpm2.AuthHandle) (*R, error)) (
 			return r, err
 		}
 		k.session.end(l)
+		if !k.transient { // another key may be at the handle by now, and is not asked again
+			k.handle = 0
+			if err := k.load(l); err != nil {
+				return nil, err
+			}
+		}
 		if first && (k.signed || !k.rec.protected()) {
 			continue
 		}
