@@ -93,6 +93,9 @@ func (s stream) Exchange(command []byte, timeout time.Duration) ([]byte, error) 
 	if err != nil {
 		return nil, timedOut(err, timeout)
 	}
+	if n := s.in.Buffered(); n > 0 { // the next command would get it for its answer
+		return nil, fmt.Errorf("%w: %d bytes follow it", ErrMalformed, n)
+	}
 	return answer, nil
 }
 
