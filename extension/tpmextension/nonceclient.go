@@ -21,6 +21,7 @@ const (
 	nonceRetryFirst = 500 * time.Millisecond
 	nonceRetryMax   = 10 * time.Second // at most renew_interval, too
 	nonceJitter     = 0.2
+	nonceWatch      = 30 * time.Second // how often a pause looks at the clocks
 
 	// nonceTransit is what is left of a nonce's life for the way to the verifier,
 	// at most a tenth of it.
@@ -86,7 +87,7 @@ func (c *nonceClient) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		pause := jitter(c.cfg.RenewInterval)
+		since, pause := time.Now(), c.renewal()
 		if err != nil {
 			failures++
 			c.failed(ctx)
@@ -96,10 +97,32 @@ func (c *nonceClient) run(ctx context.Context) {
 		if err == nil {
 			failures = 0
 		}
+		if !pauseSince(ctx, since, pause) {
+			return
+		}
+	}
+}
+
+// renewal is how long after a nonce the next one is fetched: while the last one
+// may still be used, whatever the interval is.
+func (c *nonceClient) renewal() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return jitter(min(c.cfg.RenewInterval, max(c.lease.limit*2/3, minRenewInterval)))
+}
+
+// pauseSince waits until d has passed since then, by the clock that moved
+// further: a machine may have slept. False: ctx is done.
+func pauseSince(ctx context.Context, since time.Time, d time.Duration) bool {
+	for {
+		wait := min(d-elapsed(since, time.Now()), nonceWatch)
+		if wait <= 0 {
+			return ctx.Err() == nil
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-time.After(pause):
+			return false
+		case <-time.After(wait):
 		}
 	}
 }

@@ -62,7 +62,12 @@ func answerJSON(nonce, kid []byte, lifetime time.Duration) string {
 
 func startNonceClient(t *testing.T, rt http.RoundTripper, maxAge time.Duration) *nonceClient {
 	t.Helper()
-	cfg := &NonceConfig{RenewInterval: 30 * time.Second, MaxAge: maxAge}
+	return startNonceClientEvery(t, rt, 30*time.Second, maxAge)
+}
+
+func startNonceClientEvery(t *testing.T, rt http.RoundTripper, interval, maxAge time.Duration) *nonceClient {
+	t.Helper()
+	cfg := &NonceConfig{RenewInterval: interval, MaxAge: maxAge}
 	cfg.Endpoint = "http://nonces.test/relay"
 	c, err := newNonceClient(&http.Client{Transport: rt}, cfg, testKID, "telemark", zap.NewNop(), func(context.Context) {})
 	require.NoError(t, err)
@@ -157,6 +162,44 @@ func TestNothingIsSignedThatArrivesAfterTheNonceHasExpired(t *testing.T) {
 		_, err = c.get(ctx, nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
+}
+
+// A server that answers never makes blocks wait, however long the interval is
+// beside max_age and beside the lifetime that the issuer gives.
+func TestNonceIsRenewedBeforeItMayNotBeUsedAnyMore(t *testing.T) {
+	for name, tc := range map[string]struct{ interval, maxAge, lifetime time.Duration }{
+		"as old as it may get": {time.Hour, time.Hour, 24 * time.Hour},
+		"shorter lifetime":     {time.Hour, 24 * time.Hour, 10 * time.Minute},
+		"of seconds":           {30 * time.Second, time.Hour, 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &issuer{kid: testKID, lifetime: tc.lifetime}
+				c := startNonceClientEvery(t, server, tc.interval, tc.maxAge)
+				_, err := c.get(t.Context(), nil)
+				require.NoError(t, err)
+				for range 10 * 3600 {
+					time.Sleep(time.Second)
+					_, err := c.get(t.Context(), func(why error) { t.Errorf("it waited: %v", why) })
+					require.NoError(t, err)
+				}
+			})
+		})
+	}
+}
+
+func TestNoncesWithoutALifetimeWorthTheNameAreNotFetchedOverAndOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &issuer{kid: testKID, lifetime: 1}
+		startNonceClient(t, server, time.Hour)
+		time.Sleep(time.Minute)
+		require.Less(t, len(server.times()), 90)
+	})
+}
+
+func TestPauseCountsTheTimeAMachineSlept(t *testing.T) {
+	since := time.Now().Round(0).Add(-2 * time.Hour) // wall clock only
+	require.True(t, pauseSince(t.Context(), since, time.Hour))
 }
 
 func TestNonceOutageIsNotHammered(t *testing.T) {
