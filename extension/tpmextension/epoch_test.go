@@ -361,3 +361,25 @@ func TestStorageThatHangsIsSaid(t *testing.T) {
 	signed(t, ticket)
 	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
 }
+
+func TestStorageThatHangsAtTheStartIsSaid(t *testing.T) {
+	end := make(chan struct{})
+	disk := &brokenStorage{values: map[string][]byte{}}
+	disk.hangs.Store(&end)
+	host := &testHost{extensions: map[component.ID]component.Component{storageID: disk}}
+	soft := newSoftware(t)
+	soft.start(t)
+	a := startAgent(t, host, testConfig(soft.device(), t.TempDir(), stored, func(c *Config) { c.CommandTimeout = minCommandTimeout }))
+	answer := sync.OnceFunc(func() {
+		disk.hangs.Store(nil)
+		close(end)
+	})
+	t.Cleanup(answer)
+	require.Eventually(t, func() bool {
+		_, err := host.status()
+		return errors.Is(err, errSaving)
+	}, patience, time.Millisecond, "the TPM is not to blame")
+	answer()
+	a.sign(t, leaves("s", 1))
+	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
+}

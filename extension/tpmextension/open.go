@@ -103,6 +103,9 @@ func (s *signer) attempt(ctx context.Context) (*opened, error) {
 // too. There is one epoch to a start, however many attempts that takes.
 func (s *signer) beginEpoch(ctx context.Context, key keyFacts) (_ origin, err error) {
 	dir := s.cfg.keyDir()
+	if s.cfg.Storage != nil { // a TPM that counts has a time-out of its own
+		defer s.watchSaving()()
+	}
 	if s.opening.from.epoch == 0 {
 		if key.floor, err = readFloor(dir, key.kid); err != nil {
 			return origin{}, err

@@ -205,6 +205,12 @@ var errSaving = errors.New("the storage has not written the chain state yet; doe
 
 // Save implements group.Chain.
 func (s *signer) Save(ctx context.Context, state group.State) error {
+	defer s.watchSaving()()
+	return s.epochs.save(ctx, s.opened.Load().kid, state)
+}
+
+// watchSaving says so when a storage takes long, until done is called.
+func (s *signer) watchSaving() (done func()) {
 	var mu sync.Mutex
 	saved := false
 	late := time.AfterFunc(s.cfg.CommandTimeout, func() {
@@ -214,12 +220,12 @@ func (s *signer) Save(ctx context.Context, state group.State) error {
 			s.trouble(errSaving)
 		}
 	})
-	defer late.Stop()
-	err := s.epochs.save(ctx, s.opened.Load().kid, state)
-	mu.Lock()
-	defer mu.Unlock()
-	saved = true
-	return err
+	return func() {
+		late.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		saved = true
+	}
 }
 
 // claims gathers what a group says beside its root. It waits for a lease of
