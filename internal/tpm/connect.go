@@ -49,7 +49,7 @@ func (d *Device) dial() (wire.Conn, error) {
 		return nil, err
 	}
 	if !exists && !d.wasConnected {
-		err := swtpm.Manufacture(d.life, dir)
+		err := swtpm.Manufacture(d.life, dir, d.lock.File())
 		if d.life.Err() != nil { // else a TPM without certificates would stand there for ever
 			return nil, ErrClosed
 		}

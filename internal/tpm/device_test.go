@@ -315,6 +315,35 @@ func TestSoftwareTPMDiesWithItsOwnerAndIsFreeAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 10*time.Millisecond)
 }
 
+// What makes the certificates outlives an owner that is killed, and goes on
+// writing: a second one beside it fails, and a TPM without certificates would stand there for ever.
+func TestSetupOfAKilledOwnerOwnsTheDirectoryUntilItEnds(t *testing.T) {
+	t.Parallel()
+	dir, bin := filepath.Join(t.TempDir(), "tpm"), t.TempDir()
+	setup := "#!/bin/sh\n: > " + bin + "/begun\nuntil [ -e " + bin + "/end ]; do sleep 0.01; done\n"
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "swtpm_setup"), []byte(setup), 0o700)) //nolint:gosec // a program
+	t.Cleanup(func() { _ = os.WriteFile(filepath.Join(bin, "end"), nil, 0o600) })
+	self, err := os.Executable()
+	require.NoError(t, err)
+	owner := osexec.Command(self)
+	owner.Env = append(os.Environ(), ownerEnv+"="+dir, "PATH="+bin+":"+os.Getenv("PATH"))
+	require.NoError(t, owner.Start())
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(bin, "begun"))
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, owner.Process.Kill())
+	require.Error(t, owner.Wait())
+
+	_, err = Open(t.Context(), "swtpm:"+dir, Options{})
+	require.ErrorIs(t, err, ErrInUse)
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "end"), nil, 0o600))
+	d := openDevice(t, "swtpm:"+dir, Options{})
+	certs, err := d.EKCertificates(t.Context())
+	require.NoError(t, err)
+	require.NotEmpty(t, certs)
+}
+
 // gone says whether a process has ended; in a container nobody may reap it.
 func gone(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

@@ -40,7 +40,10 @@ const setupTimeout = 2 * time.Minute
 // state in, so that what a crash leaves behind is never taken for a TPM. When
 // it fails, dir holds no state still, and swtpm makes a TPM without
 // certificates when it is started.
-func Manufacture(ctx context.Context, dir string) error {
+//
+// The tools outlive a caller that is killed, and keep the files in held open: a
+// lock among them lasts until nobody writes to dir any more.
+func Manufacture(ctx context.Context, dir string, held ...*os.File) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -74,6 +77,7 @@ func Manufacture(ctx context.Context, dir string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
+	cmd.ExtraFiles = held
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("swtpm_setup: %w: %s", err, lastLine(out))
 	}

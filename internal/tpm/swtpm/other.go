@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"time"
 
 	"github.com/telemark-otel/telemark/internal/tpm/private"
@@ -25,5 +26,5 @@ func (p *Process) Err() error                                 { return ErrMissin
 func (p *Process) PID() int                                   { return 0 }
 func (p *Process) Stop(time.Duration)                         {}
 
-func Exists(string) (bool, error)               { return false, ErrMissing }
-func Manufacture(context.Context, string) error { return ErrMissing }
+func Exists(string) (bool, error)                            { return false, ErrMissing }
+func Manufacture(context.Context, string, ...*os.File) error { return ErrMissing }
