@@ -120,7 +120,7 @@ func Open(ctx context.Context, device string, opts Options) (*Device, error) {
 	}
 	d := &Device{addr: addr, opts: opts, slot: make(chan struct{}, 1)}
 	if addr.Kind == wire.SWTPM {
-		if d.lock, err = private.LockDir(ctx, addr.Target, "lock"); err != nil {
+		if d.lock, err = private.LockDir(ctx, addr.Target, "lock", swtpm.StateFile); err != nil {
 			return nil, err
 		}
 	}

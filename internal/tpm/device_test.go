@@ -321,7 +321,7 @@ func TestSetupOfAKilledOwnerOwnsTheDirectoryUntilItEnds(t *testing.T) {
 	t.Parallel()
 	dir, bin := filepath.Join(t.TempDir(), "tpm"), t.TempDir()
 	setup := "#!/bin/sh\n: > " + bin + "/begun\nuntil [ -e " + bin + "/end ]; do sleep 0.01; done\n"
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "swtpm_setup"), []byte(setup), 0o700)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "swtpm_setup"), []byte(setup), 0o700))
 	t.Cleanup(func() { _ = os.WriteFile(filepath.Join(bin, "end"), nil, 0o600) })
 	self, err := os.Executable()
 	require.NoError(t, err)

@@ -87,7 +87,7 @@ func (d *Device) OpenKey(ctx context.Context, opts KeyOptions) (*Key, error) {
 	if d.life.Err() != nil {
 		return nil, ErrClosed
 	}
-	lock, err := private.LockDir(ctx, opts.Dir, lockFile)
+	lock, err := private.LockDir(ctx, opts.Dir, lockFile, recordFile)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,8 +26,12 @@ type Lock struct{ f *os.File }
 const lockPatience = 2 * time.Second
 
 // LockDir takes the ownership of dir, which is made with mode 0700 when
-// absent, by locking the file name in it.
-func LockDir(ctx context.Context, dir, name string) (*Lock, error) {
+// absent, by locking the file name in it. A directory that others can enter is
+// closed to them when it is empty, or holds that file or one of known.
+func LockDir(ctx context.Context, dir, name string, known ...string) (*Lock, error) {
+	if err := checkForeign(dir, append(known, name)); err != nil {
+		return nil, err
+	}
 	if err := Dir(dir); err != nil {
 		return nil, err
 	}
@@ -60,6 +65,25 @@ func LockDir(ctx context.Context, dir, name string) (*Lock, error) {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return &Lock{f}, nil
+}
+
+// checkForeign refuses a directory of others: they can enter it, it holds
+// something, and nothing of ours.
+func checkForeign(dir string, ours []string) error {
+	fi, err := os.Stat(dir)
+	if err != nil || fi.Mode().Perm()&0o077 == 0 || fi.Mode()&os.ModeSticky != 0 {
+		return nil // or Dir says what is wrong
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return nil
+	}
+	for _, e := range entries {
+		if slices.Contains(ours, e.Name()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is open to other users and holds other things; name a directory in it or, if it is for this alone, chmod 700 %s", dir, dir)
 }
 
 func owner(f *os.File) string {

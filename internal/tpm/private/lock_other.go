@@ -15,7 +15,7 @@ var ErrInUse = errors.New("directory is in use")
 type Lock struct{ f *os.File }
 
 // LockDir needs flock.
-func LockDir(context.Context, string, string) (*Lock, error) {
+func LockDir(context.Context, string, string, ...string) (*Lock, error) {
 	return nil, errors.New("directories can be locked on Unix systems only")
 }
 

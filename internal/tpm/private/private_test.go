@@ -135,10 +135,39 @@ func TestDirectoryOfManyUsersIsLeftAlone(t *testing.T) {
 	require.NoError(t, os.Mkdir(shared, 0o700))
 	require.NoError(t, os.Chmod(shared, 0o777|os.ModeSticky))
 	require.ErrorContains(t, Dir(shared), "many users")
+	require.NoError(t, os.WriteFile(filepath.Join(shared, "x"), nil, 0o600))
+	_, err := LockDir(t.Context(), shared, "lock")
+	require.ErrorContains(t, err, "many users")
 	fi, err := os.Stat(shared)
 	require.NoError(t, err)
 	require.Equal(t, 0o777|os.ModeSticky|os.ModeDir, fi.Mode())
 	require.NoError(t, Dir(filepath.Join(shared, "own")))
+}
+
+// As root, closing /etc to others would go well.
+func TestDirectoryWithThingsOfOthersIsNotClosedToThem(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "etc")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "passwd"), nil, 0o600))
+	_, err := LockDir(t.Context(), dir, "lock")
+	require.ErrorContains(t, err, "chmod 700 "+dir)
+	fi, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), fi.Mode().Perm())
+	require.NoFileExists(t, filepath.Join(dir, "lock"))
+
+	// What was ours before is closed again, and what we know.
+	l, err := LockDir(t.Context(), dir, "lock", "state", "passwd")
+	require.NoError(t, err)
+	require.NoError(t, l.Unlock())
+	require.NoError(t, os.Chmod(dir, 0o755))
+	l, err = LockDir(t.Context(), dir, "lock")
+	require.NoError(t, err)
+	require.NoError(t, l.Unlock())
+	fi, err = os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), fi.Mode().Perm())
 }
 
 func TestPipeInPlaceOfASecretDoesNotHoldTheStartUp(t *testing.T) {
