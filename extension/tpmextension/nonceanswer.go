@@ -29,6 +29,7 @@ type answer struct {
 	nonce    []byte
 	issued   time.Time // by the server's clock
 	lifetime time.Duration
+	age      time.Duration // of an answer that a relay had kept
 }
 
 // answerRules hold an answer against the question.

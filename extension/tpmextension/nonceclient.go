@@ -1,6 +1,7 @@
 package tpmextension
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"time"
 
@@ -43,6 +45,18 @@ type lease struct {
 // stood still because the machine slept, by the wall clock.
 func (l lease) age(now time.Time) time.Duration {
 	return max(now.Sub(l.fetched), now.Round(0).Sub(l.fetched.Round(0)), 0)
+}
+
+// next is what takes the place of l when a server answered with n. A relay may
+// hand out a nonce again that it kept, which makes it no younger.
+func (l lease) next(n lease, now time.Time) lease {
+	switch {
+	case bytes.Equal(n.nonce, l.nonce) && l.fetched.Before(n.fetched):
+		n.fetched = l.fetched
+	case n.fetched.Before(l.fetched) && l.age(now) < l.limit:
+		return l
+	}
+	return n
 }
 
 // nonceClient keeps a lease fresh in the background.
@@ -152,7 +166,8 @@ func (c *nonceClient) renew(ctx context.Context) error {
 	// What arrives under a nonce that its issuer does not accept any more is
 	// lost, whatever max_age says.
 	usable := got.lifetime - min(got.lifetime/10, nonceTransit)
-	c.lease = lease{nonce: got.nonce, issued: got.issued, fetched: fetched, limit: min(c.cfg.MaxAge, usable)}
+	n := lease{nonce: got.nonce, issued: got.issued, fetched: fetched.Add(-got.age), limit: min(c.cfg.MaxAge, usable)}
+	c.lease = c.lease.next(n, time.Now())
 	close(c.changed)
 	c.changed = make(chan struct{})
 	return nil
@@ -176,7 +191,20 @@ func (c *nonceClient) fetch(ctx context.Context) (answer, error) {
 	if resp.StatusCode != http.StatusOK {
 		return answer{}, fmt.Errorf("%s answers %s: %s", req.URL.Host, resp.Status, said(body))
 	}
-	return c.answers.parse(body)
+	got, err := c.answers.parse(body)
+	got.age = ageOf(resp.Header)
+	return got, err
+}
+
+// ageOf is how long a relay has kept an answer: Age, whole seconds (RFC 9111,
+// section 5.1). What is none is ignored.
+func ageOf(h http.Header) time.Duration {
+	const bits = 31
+	seconds, err := strconv.ParseUint(h.Get("Age"), 10, bits)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second // at most 68 years
 }
 
 // get returns the nonce to sign under, waiting for one when there is none that

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,17 @@ type issuer struct {
 	lifetime time.Duration
 	down     bool
 	asked    []time.Time
+
+	kept  int // the number of the nonce that a relay hands out again, 0 = none
+	keptT time.Time
+	mute  bool // the relay does not say how old it is
+}
+
+// keep makes it a relay whose issuer is away.
+func (i *issuer) keep(age time.Duration, mute bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.kept, i.keptT, i.mute = max(len(i.asked), 1), time.Now().Add(-age), mute
 }
 
 func (i *issuer) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -38,8 +50,15 @@ func (i *issuer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if i.down {
 		return nil, errors.New("connection refused")
 	}
-	body := answerJSON(bytes.Repeat([]byte{byte(len(i.asked))}, 32), i.kid, i.lifetime)
-	return &http.Response{Status: "200 OK", StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
+	number, header := len(i.asked), http.Header{}
+	if i.kept > 0 {
+		number = i.kept
+		if !i.mute {
+			header.Set("Age", strconv.Itoa(int(time.Since(i.keptT)/time.Second)))
+		}
+	}
+	body := answerJSON(bytes.Repeat([]byte{byte(number)}, 32), i.kid, i.lifetime)
+	return &http.Response{Status: "200 OK", StatusCode: http.StatusOK, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
 }
 
 func (i *issuer) set(down bool) {
@@ -166,6 +185,65 @@ func TestNothingIsSignedThatArrivesAfterTheNonceHasExpired(t *testing.T) {
 
 // A server that answers never makes blocks wait, however long the interval is
 // beside max_age and beside the lifetime that the issuer gives.
+// A gateway hands out the latest nonce of a key again while the issuer is away.
+// That makes the nonce no younger: what is signed after its end is lost.
+func TestNonceThatARelayKeptIsAsOldAsItIs(t *testing.T) {
+	for name, mute := range map[string]bool{"with Age": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &issuer{kid: testKID, lifetime: 24 * time.Hour}
+				c := startNonceClient(t, server, 24*time.Hour)
+				_, err := c.get(t.Context(), nil)
+				require.NoError(t, err)
+				synctest.Wait()
+				server.keep(0, mute)
+				time.Sleep(23 * time.Hour)
+				_, err = c.get(t.Context(), nil)
+				require.NoError(t, err)
+				age, ok := c.age(time.Now())
+				require.True(t, ok)
+				require.InDelta(t, 23*time.Hour, age, float64(time.Minute))
+				time.Sleep(55 * time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				_, err = c.get(ctx, nil)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		})
+	}
+	t.Run("by somebody who starts meanwhile", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			server := &issuer{kid: testKID, lifetime: 24 * time.Hour}
+			server.keep(20*time.Hour, false)
+			c := startNonceClient(t, server, 24*time.Hour)
+			_, err := c.get(t.Context(), nil)
+			require.NoError(t, err)
+			server.set(true)
+			time.Sleep(4 * time.Hour)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err = c.get(ctx, nil)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+	})
+}
+
+// Of two gateways one may be cut off.
+func TestOlderNonceDoesNotReplaceAYoungerOneThatIsStillGood(t *testing.T) {
+	now := time.Now()
+	young := lease{nonce: []byte{2}, fetched: now.Add(-time.Minute), limit: time.Hour}
+	old := lease{nonce: []byte{1}, fetched: now.Add(-2 * time.Hour), limit: 24 * time.Hour}
+	require.Equal(t, young, young.next(old, now))
+	require.Equal(t, young, old.next(young, now))
+	require.Equal(t, old, young.next(old, now.Add(time.Hour)), "better than none")
+	require.Equal(t, old, lease{}.next(old, now))
+	for age, want := range map[string]time.Duration{
+		"": 0, "-1": 0, "x": 0, "1, 2": 0, "99999999999999999999": 0, "90": 90 * time.Second,
+	} {
+		require.Equal(t, want, ageOf(http.Header{"Age": {age}}), age)
+	}
+}
+
 func TestNonceIsRenewedBeforeItMayNotBeUsedAnyMore(t *testing.T) {
 	for name, tc := range map[string]struct{ interval, maxAge, lifetime time.Duration }{
 		"as old as it may get": {time.Hour, time.Hour, 24 * time.Hour},
