@@ -39,6 +39,39 @@ func TestReceiptsWaitUntilTheirStatementIsDurable(t *testing.T) {
 	})
 }
 
+// A verifier accepts no nonce from before the outage of a disk that took a day.
+func TestAnOutageOfTheDiskEndsWithFreshClaims(t *testing.T) {
+	for name, outage := range map[string]*disk{
+		"fails": {}, "hangs": {took: 25 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				outage.fail = func(int) error {
+					if outage.took > 0 {
+						outage.took = 0 // the next one is quick
+					} else if time.Since(begin) < 25*time.Hour {
+						return errDisk
+					}
+					return nil
+				}
+				signer := &slowSigner{took: 10 * time.Millisecond}
+				cfg := testConfig(signer)
+				cfg.Chain = outage
+				cfg.Backoff = func(int) time.Duration { return 30 * time.Second }
+				c := newCommitter(t, cfg)
+				defer closeNow(t, c)
+
+				r, hash := verified(t, leaf("a", 0), results(t, submit(t, c, leaf("a", 0)))[0])
+				require.GreaterOrEqual(t, time.Since(begin), 25*time.Hour)
+				require.InDelta(t, time.Now().Unix(), r.Statement.IssuedAt, 60)
+				require.Equal(t, State{Epoch: 5, Seq: 1, Prev: hash}, outage.state(t))
+				require.Equal(t, 2, signer.attempts)
+			})
+		})
+	}
+}
+
 func TestSavingTakesNoTimeBesideASlowerSigner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig(&slowSigner{took: 50 * time.Millisecond})

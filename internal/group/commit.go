@@ -1,6 +1,7 @@
 package group
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,12 @@ type span struct {
 	ticket *Ticket
 	count  int
 }
+
+// maxSaving is how long a signature is kept for want of its save. After it the
+// group is signed again: the claims may be too old by now.
+const maxSaving = 5 * time.Minute
+
+var errSavedLate = errors.New("the statement was saved too late")
 
 // commit tries until the group is signed and its statement saved. The error is
 // ErrClosed.
@@ -76,7 +83,7 @@ func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature
 
 	begin := time.Now()
 	sig, err := c.cfg.Signer.Sign(c.ctx, o.Algorithm.Digest(sigStructure))
-	took := time.Since(begin)
+	end := time.Now()
 	if want := o.Algorithm.SignatureSize(); err == nil && len(sig) != want {
 		err = fmt.Errorf("signature of %d bytes, want %d", len(sig), want)
 	}
@@ -88,7 +95,7 @@ func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature
 		c.cfg.Observer.AttemptFailed(StageSign, attempt, err)
 		return signature{}, err
 	}
-	// A signature is not thrown away for a full disk: only the save is repeated.
+	// A signature is not thrown away for a full disk, at first: only the save is repeated.
 	for tries := 1; saveErr != nil; tries++ {
 		if err := c.pause(tries); err != nil {
 			return signature{}, err
@@ -97,9 +104,12 @@ func (c *Committer) attempt(g *openGroup, claims Claims, attempt int) (signature
 			c.cfg.Observer.AttemptFailed(StageSave, tries+1, saveErr)
 		}
 	}
+	if time.Since(end) > maxSaving {
+		return signature{}, errSavedLate
+	}
 	return signature{
 		protected: protected, sig: sig, hash: state.Prev,
-		stats: Stats{Seq: g.seq, Leaves: len(g.leaves), Attempts: attempt, Signing: took},
+		stats: Stats{Seq: g.seq, Leaves: len(g.leaves), Attempts: attempt, Signing: end.Sub(begin)},
 	}, nil
 }
 
