@@ -107,6 +107,16 @@ func TestImportedKeyIsKeptAtAHandle(t *testing.T) {
 		requireSigns(t, k, k.PublicKey())
 		require.NoError(t, k.Close())
 	})
+	t.Run("and nothing is taken over when another one is there", func(t *testing.T) {
+		require.NoError(t, k.Close())
+		kept := openKey(t, d, KeyOptions{Handle: handle + 1})
+		requireSigns(t, kept, kept.PublicKey())
+		require.NoError(t, kept.Close())
+		fresh := filepath.Join(t.TempDir(), "key")
+		_, err := d.OpenKey(t.Context(), KeyOptions{Dir: fresh, Handle: handle + 1, Import: &Import{Blobs: b}})
+		require.ErrorIs(t, err, ErrHandleTaken)
+		require.NoFileExists(t, filepath.Join(fresh, recordFile), "the import can be repeated with another handle")
+	})
 	t.Run("and loaded from its blobs when it was evicted", func(t *testing.T) {
 		require.NoError(t, d.Close())
 		soft.Tools(work, "tpm2_evictcontrol -Q -C o -c 0x81000041")

@@ -119,6 +119,9 @@ func (k *Key) importKey(l *link) (_ *record, err error) {
 
 func (k *Key) importBlobs(l *link, rec *record) (err error) {
 	b := k.opts.Import.Blobs
+	if err := k.checkHandle(l, b.public); err != nil { // before anything is written
+		return err
+	}
 	found, loaded, err := l.findParent(b, k.opts.Import.Parent)
 	if err != nil {
 		return fmt.Errorf("loading the blobs of the key: %w", err)

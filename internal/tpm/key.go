@@ -143,12 +143,8 @@ func (k *Key) rename() error {
 // create makes a signing key and writes its record. Part 3, section 12.1,
 // TPM2_Create.
 func (k *Key) create(l *link) (*record, error) {
-	if k.opts.Handle != 0 { // before anything is made
-		if taken, err := l.persistent(k.opts.Handle); err != nil {
-			return nil, err
-		} else if taken != nil {
-			return nil, fmt.Errorf("persistent handle %#08x: %w", k.opts.Handle, ErrHandleTaken)
-		}
+	if err := k.checkHandle(l, nil); err != nil { // before anything is made
+		return nil, err
 	}
 	storage, err := l.storageRoot()
 	if err != nil {
@@ -192,6 +188,19 @@ func (k *Key) create(l *link) (*record, error) {
 		return nil, ErrClosed
 	}
 	return rec, rec.write(k.opts.Dir)
+}
+
+// checkHandle refuses a persistent handle at which something else is than own,
+// which may be nil.
+func (k *Key) checkHandle(l *link, own *object) error {
+	if k.opts.Handle == 0 {
+		return nil
+	}
+	found, err := l.persistent(k.opts.Handle)
+	if err != nil || found == nil || own != nil && bytes.Equal(found.name.Buffer, own.name.Buffer) {
+		return err
+	}
+	return fmt.Errorf("persistent handle %#08x: %w", k.opts.Handle, ErrHandleTaken)
 }
 
 // storageRoot makes the storage root key. The caller flushes it.
