@@ -153,7 +153,7 @@ func TestDamagedEpochIsPermanentAndNothingIsSigned(t *testing.T) {
 	b := startAgent(t, host, testConfig(device, keys, stored))
 	require.ErrorIs(t, host.waitFor(t, componentstatus.StatusPermanentError), errStateDamaged)
 	pending(t, b.submit(t, leaves("s", 1)), "the epoch is not known")
-	require.False(t, b.Ready())
+	require.False(t, b.CanSign())
 }
 
 func statementHash(t *testing.T, r *receipt.Receipt) block.Digest {
@@ -354,7 +354,7 @@ func TestStorageThatHangsIsSaid(t *testing.T) {
 	disk.hangs.Store(&end)
 	ticket := a.submit(t, leaves("s", 1))
 	require.ErrorIs(t, host.waitFor(t, componentstatus.StatusRecoverableError), errSaving)
-	require.False(t, a.Ready())
+	require.False(t, a.CanSign())
 	pending(t, ticket, "its statement is not stored")
 	disk.hangs.Store(nil)
 	close(end)

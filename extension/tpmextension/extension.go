@@ -15,8 +15,9 @@ import (
 )
 
 var (
-	_ extension.Extension             = (*tpmExtension)(nil)
-	_ extensioncapabilities.Dependent = (*tpmExtension)(nil)
+	_ extension.Extension                   = (*tpmExtension)(nil)
+	_ extensioncapabilities.Dependent       = (*tpmExtension)(nil)
+	_ extensioncapabilities.PipelineWatcher = (*tpmExtension)(nil)
 
 	errStarted = errors.New("the tpm extension is started already")
 )
@@ -80,6 +81,27 @@ func (e *tpmExtension) Shutdown(ctx context.Context) error {
 	return s.shutdown(ctx)
 }
 
+// Ready implements extensioncapabilities.PipelineWatcher.
+func (*tpmExtension) Ready() error { return nil }
+
+// NotReady implements extensioncapabilities.PipelineWatcher: the collector is
+// about to stop its pipelines.
+func (e *tpmExtension) NotReady() error {
+	if s := e.running(); s != nil {
+		s.stop()
+	}
+	return nil
+}
+
+// Stopping is closed when the collector is about to stop its pipelines; it is
+// nil when the extension is not started.
+func (e *tpmExtension) Stopping() <-chan struct{} {
+	if s := e.running(); s != nil {
+		return s.stopping.Done()
+	}
+	return nil
+}
+
 func (e *tpmExtension) running() *signer {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -108,9 +130,9 @@ func (e *tpmExtension) WatchPending(stream string, pending func() (blocks int, b
 	return e.pending.watch(stream, pending)
 }
 
-// Ready reports whether the TPM is there and the last attempt to sign, if
+// CanSign reports whether the TPM is there and the last attempt to sign, if
 // there was one, succeeded.
-func (e *tpmExtension) Ready() bool {
+func (e *tpmExtension) CanSign() bool {
 	s := e.running()
 	if s == nil {
 		return false

@@ -52,7 +52,7 @@ func TestReceiptsOfASoftwareTPMVerify(t *testing.T) {
 	require.Equal(t, lat, s.Location.Latitude)
 	require.Equal(t, accuracy, *s.Location.Accuracy)
 
-	require.True(t, a.Ready())
+	require.True(t, a.CanSign())
 	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
 	status := a.Status()
 	require.Equal(t, "ready", status.State)
@@ -112,7 +112,7 @@ func TestTwoAgentsNeverUseOneKey(t *testing.T) {
 		_, err := host.status()
 		return errors.Is(err, tpm.ErrInUse)
 	}, patience, 5*time.Millisecond)
-	require.False(t, b.Ready())
+	require.False(t, b.CanSign())
 }
 
 func TestShutdownSignsWhatIsInFlight(t *testing.T) {
@@ -130,6 +130,7 @@ func TestLifecycle(t *testing.T) {
 	cfg := testConfig("swtpm:"+shortDir(t), t.TempDir())
 	ext, _, _ := newTestExtension(t, cfg)
 	require.NoError(t, ext.Shutdown(t.Context()), "before start")
+	require.NoError(t, ext.NotReady())
 	_, err := ext.Submit(leaves("s", 1))
 	require.ErrorIs(t, err, group.ErrClosed)
 	require.Equal(t, "stopped", ext.Status().State)
@@ -138,6 +139,15 @@ func TestLifecycle(t *testing.T) {
 		require.ErrorIs(t, ext.Start(t.Context(), componenttest.NewNopHost()), errStarted)
 		a := &agent{tpmExtension: ext}
 		a.sign(t, leaves("s", 1))
+		stopping := ext.Stopping()
+		require.NoError(t, ext.Ready())
+		select {
+		case <-stopping:
+			t.Fatal("nobody has said that the pipelines are to stop")
+		default:
+		}
+		require.NoError(t, ext.NotReady())
+		<-stopping
 		require.NoError(t, ext.Shutdown(t.Context()))
 		require.NoError(t, ext.Shutdown(t.Context()), "twice")
 	}

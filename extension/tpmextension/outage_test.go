@@ -21,7 +21,7 @@ func TestNonceOutageGoesOnUnderTheLastNonce(t *testing.T) {
 	last := nonces.nonce(nonces.count())
 	require.Equal(t, last, a.sign(t, leaves("s", 1))[0].Statement.Nonce)
 	require.Equal(t, last, a.sign(t, leaves("s", 1))[0].Statement.Nonce)
-	require.True(t, a.Ready())
+	require.True(t, a.CanSign())
 
 	nonces.set(false, nil)
 	require.Eventually(t, func() bool {
@@ -70,7 +70,7 @@ func TestTPMKilledAndBackKeepsTheTicket(t *testing.T) {
 	l := leaves("s", 4)
 	ticket := a.submit(t, l)
 	require.Error(t, host.waitFor(t, componentstatus.StatusRecoverableError))
-	require.False(t, a.Ready())
+	require.False(t, a.CanSign())
 	pending(t, ticket, "the TPM is gone")
 	require.Equal(t, 4, a.Status().Waiting)
 
@@ -80,7 +80,7 @@ func TestTPMKilledAndBackKeepsTheTicket(t *testing.T) {
 	require.Equal(t, before[0].Statement.Seq+1, after[0].Statement.Seq)
 	require.Equal(t, statementHash(t, before[0]), after[0].Statement.Prev)
 	require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
-	require.True(t, a.Ready())
+	require.True(t, a.CanSign())
 }
 
 func TestMissingTPMNeverBlocksTheStartAndIsTakenWhenItAppears(t *testing.T) {

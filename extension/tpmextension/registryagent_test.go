@@ -131,13 +131,13 @@ func TestNothingIsSignedNorLostWhileTheRegistryIsAway(t *testing.T) {
 			pending(t, ticket, "the key is not enrolled")
 			require.Equal(t, "starting", a.Status().Enrolment.State)
 			require.ErrorIs(t, host.waitFor(t, componentstatus.StatusRecoverableError), errNotEnrolled)
-			require.False(t, a.Ready())
+			require.False(t, a.CanSign())
 
 			g.set(registry)
 			receipts := a.verify(t, l, signed(t, ticket))
 			require.Equal(t, uint64(1), receipts[0].BlockNo)
 			require.NoError(t, host.waitFor(t, componentstatus.StatusOK))
-			require.True(t, a.Ready())
+			require.True(t, a.CanSign())
 		})
 	}
 }

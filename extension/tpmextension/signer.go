@@ -35,6 +35,9 @@ type signer struct {
 	epochs    epochSource
 	committer *group.Committer
 
+	stopping context.Context // ends when the collector is about to stop its pipelines
+	stop     context.CancelFunc
+
 	cancel     context.CancelFunc // ends background
 	background sync.WaitGroup     // the opener and, after it, the nonce client
 
@@ -69,6 +72,7 @@ type opened struct {
 
 func startSigner(ctx context.Context, cfg *Config, set extension.Settings, host component.Host) (_ *signer, err error) {
 	s := &signer{cfg: cfg, logger: set.Logger, ready: make(chan struct{})}
+	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.auth, err = readAuthFile(errAuthFile, cfg.Key.AuthFile); err != nil {
 		return nil, err
 	}
@@ -127,6 +131,7 @@ func (s *signer) openEpochs(ctx context.Context, host component.Host, self compo
 // shutdown waits for the group in flight while ctx allows, but no longer than
 // a TPM that works would take: the Collector's own context has no end.
 func (s *signer) shutdown(ctx context.Context) error {
+	s.stop()
 	s.health.end()
 	bounded, cancel := context.WithTimeout(ctx, 2*s.cfg.CommandTimeout)
 	defer cancel()

@@ -58,7 +58,7 @@ type instantTPM struct {
 	ticket *group.Ticket
 }
 
-func (*instantTPM) Ready() bool                                  { return true }
+func (*instantTPM) CanSign() bool                                { return true }
 func (*instantTPM) OpenStream(name string) (string, func())      { return name, func() {} }
 func (i *instantTPM) Submit([]group.Leaf) (*group.Ticket, error) { return i.ticket, nil }
 

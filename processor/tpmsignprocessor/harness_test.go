@@ -38,6 +38,7 @@ type fakeTPM struct {
 	unready   atomic.Bool
 	refusing  atomic.Pointer[error]
 	submitted atomic.Int64 // leaves
+	stopping  chan struct{}
 
 	mu      sync.Mutex
 	streams map[string]int
@@ -121,7 +122,9 @@ func (f *fakeTPM) Submit(leaves []group.Leaf) (*group.Ticket, error) {
 	return f.committer.Submit(leaves)
 }
 
-func (f *fakeTPM) Ready() bool { return !f.unready.Load() }
+func (f *fakeTPM) CanSign() bool { return !f.unready.Load() }
+
+func (f *fakeTPM) Stopping() <-chan struct{} { return f.stopping }
 
 func (f *fakeTPM) OpenStream(name string) (string, func()) {
 	f.mu.Lock()

@@ -52,7 +52,7 @@ func (r *run) keepSpeaking() {
 // speak sends one block of our own, unless the last one still waits or none can
 // be signed.
 func (r *run) speak(ctx context.Context, u utterance) {
-	if r.queue.speaking() || !r.tpm.Ready() || !r.gate.enter() {
+	if r.queue.speaking() || !r.tpm.CanSign() || !r.gate.enter() {
 		return
 	}
 	defer r.gate.leave()
@@ -75,7 +75,7 @@ func (r *run) utter(ctx context.Context, u utterance) {
 // get through, and left alone when the next component or the storage does not
 // return; the storage is not closed before that.
 func (r *run) farewell(ctx context.Context) {
-	if r.cfg.Heartbeat.Interval == 0 || r.blocked.Load() || !r.tpm.Ready() || ctx.Err() != nil {
+	if r.cfg.Heartbeat.Interval == 0 || r.blocked.Load() || !r.tpm.CanSign() || ctx.Err() != nil {
 		return
 	}
 	said := make(chan struct{})

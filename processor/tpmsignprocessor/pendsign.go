@@ -79,7 +79,7 @@ func (r *run) submitPending(f *flight) (waiting bool) {
 		r.adoptNumbered(f)
 		refused := false
 		e := r.queue.takeUnsigned(func(e *entry) bool {
-			refused = !r.tpm.Ready()
+			refused = !r.tpm.CanSign()
 			return !refused && f.room(e)
 		})
 		if e == nil {

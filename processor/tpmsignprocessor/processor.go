@@ -30,8 +30,15 @@ type committer interface {
 	// OpenStream reserves a stream name. The returned one differs from name
 	// when that is in use in this process.
 	OpenStream(name string) (unique string, close func())
-	// Ready says whether a signature can be expected soon.
-	Ready() bool
+	// CanSign says whether a signature can be expected soon.
+	CanSign() bool
+}
+
+// stopper is a committer that hears before the pipelines do that the collector
+// stops. Receivers are stopped first, and wait for their callers.
+type stopper interface {
+	// Stopping is closed then. It is of the life of the extension that runs.
+	Stopping() <-chan struct{}
 }
 
 // watcher is a committer that shows what is pending.

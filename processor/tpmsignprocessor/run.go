@@ -32,6 +32,12 @@ type run struct {
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
 
+	// waiting ends when callers whose data nobody takes have to go: with ctx, or
+	// drainTimeout after the collector began to stop. Shutdown comes when the
+	// receivers have stopped, which wait for these very callers.
+	waiting context.Context
+	dismiss context.CancelFunc
+
 	// Of the signing goroutine, and of shutdown after its end.
 	landing chan struct{} // capacity 1: something in flight has its result
 	failing time.Time     // since when no signed form can be recorded, zero: it can
@@ -62,6 +68,7 @@ func newRun(s *signer, tpm committer, stream string, closeStream func(), pending
 	}
 	r.copies.Store(s.mutates && s.cfg.Pending.Copy == copyAuto)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.waiting, r.dismiss = context.WithCancel(r.ctx)
 	return r
 }
 
@@ -80,7 +87,19 @@ func (r *run) start(ctx context.Context) error {
 	if r.cfg.Heartbeat.Interval > 0 {
 		r.goroutines.Go(r.keepSpeaking)
 	}
+	if s, ok := r.tpm.(stopper); ok {
+		stopping := s.Stopping()
+		r.goroutines.Go(func() { r.dismissAfter(stopping) })
+	}
 	return nil
+}
+
+func (r *run) dismissAfter(stopping <-chan struct{}) {
+	waitFor(r.ctx, stopping)
+	last, cancel := context.WithTimeout(r.ctx, drainTimeout)
+	defer cancel()
+	<-last.Done()
+	r.dismiss()
 }
 
 func (r *run) observe() error {
@@ -208,7 +227,7 @@ func (r *run) progresses() bool {
 	case signed > 0 && !r.blocked.Load():
 		return true
 	case unsigned > 0 || r.signing.Load() > 0:
-		return r.tpm.Ready()
+		return r.tpm.CanSign()
 	default:
 		return signed == 0 // delivered, and about to be removed
 	}

@@ -45,7 +45,7 @@ func (r *run) consume(ctx context.Context, b digest.Batch) error {
 //	signed ──▶ next ──┬─ accepted, refused for good ──▶ the caller is told
 //	                  └─ refused for now ─────────────▶ pending, signed
 func (r *run) process(ctx context.Context, req *request, began time.Time) error {
-	if !r.tpm.Ready() {
+	if !r.tpm.CanSign() {
 		return r.pendUnsigned(ctx, req, causeNotReady)
 	}
 	ticket, err := r.tpm.Submit(req.leaves(r.stream))
@@ -162,7 +162,7 @@ func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Tick
 		case <-time.After(pause.take()):
 		case <-ctx.Done():
 			return r.abandon(ctx, req.len(), err)
-		case <-r.ctx.Done():
+		case <-r.waiting.Done():
 			return r.abandon(ctx, req.len(), err)
 		}
 	}
@@ -222,7 +222,7 @@ func (r *run) keep(ctx context.Context, rec record, own utterance, refusal error
 			return nil
 		}
 		r.complain("A signed request can neither be handed on nor be put into the pending store; its caller waits", err)
-		if !pause.sleep(ctx, r.ctx) {
+		if !pause.sleep(ctx, r.waiting) {
 			return r.abandon(ctx, rec.blocks, fmt.Errorf("%w; the next component: %w", err, refusal))
 		}
 		batch, err := digest.UnmarshalBatch(rec.signal, rec.payload)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
@@ -282,6 +283,35 @@ func TestStorageThatRecoversTakesWhatADeadTPMHolds(t *testing.T) {
 		next.requireContiguous(t)
 		require.Equal(t, []string{"a"}, next.accepted())
 	})
+}
+
+// Receivers are stopped before processors, and wait for their callers.
+func TestCollectorThatStopsIsNotHeldUpByCallersWhoseDataNothingTakes(t *testing.T) {
+	for name, tpmDelay := range map[string]time.Duration{
+		"signed":       0,
+		"being signed": time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				files := &brokenStorage{Extension: openFiles(t, t.TempDir())}
+				next := newVerifier(block.Logs)
+				next.fail = func(int) error { return errDown }
+				tpm := newFakeTPM(t, 1)
+				tpm.delay, tpm.stopping = tpmDelay, make(chan struct{})
+				s := newSUT(t, testConfig(withStorage), next).start(fakeHost{tpmID: tpm, storageID: files})
+				files.broken.Store(true)
+				stops := time.Now().Add(time.Minute)
+				time.AfterFunc(time.Minute, func() { close(tpm.stopping) })
+				err := s.send(logsOf("a"))
+				require.ErrorIs(t, err, errPendingStorage)
+				require.False(t, consumererror.IsPermanent(err), "the caller keeps it")
+				require.Equal(t, drainTimeout, time.Since(stops))
+				files.broken.Store(false)
+				tpm.crash()
+				s.stop()
+			})
+		})
+	}
 }
 
 func TestCallerThatLeavesANumberedRequestThatNothingCanHoldIsToldSo(t *testing.T) {
