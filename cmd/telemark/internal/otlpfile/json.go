@@ -21,13 +21,14 @@ var errCutOff = errors.New("the document is cut off")
 
 // readJSON reads JSON lines, and documents that are written over several lines.
 // It takes the file for lines when its first or second line is a document of
-// its own: the first may have been cut off by a crash.
+// its own, or the first, cut off by a crash, is all there is.
 func readJSON(r *bufio.Reader, to Reader) error {
 	first, err := readLine(r)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if validJSON(first) {
+	alone := errors.Is(err, io.EOF) && bytes.HasPrefix(first, docStart)
+	if validJSON(first) || alone {
 		return readLines(io.MultiReader(bytes.NewReader(lined(first)), r), to)
 	}
 	second, err := readLine(r)
@@ -83,8 +84,9 @@ func takeLine(line []byte, where string, to Reader) error {
 		return nil
 	}
 	if !validJSON(line) {
-		to.Damaged(Damage{where, errCutOff})
-		if line = behindCut(line); line == nil {
+		behind := behindCut(line)
+		to.Damaged(Damage{where, whyNot(line, behind)})
+		if line = behind; line == nil {
 			return nil
 		}
 	}
@@ -94,6 +96,16 @@ func takeLine(line []byte, where string, to Reader) error {
 		return nil
 	}
 	return to.Record(Record{batch, where})
+}
+
+// whyNot says what is wrong with a line that is no document, of which behind is
+// the one at its end.
+func whyNot(line, behind []byte) error {
+	if behind != nil || bytes.HasPrefix(line, docStart) {
+		return errCutOff
+	}
+	var document struct{}
+	return fmt.Errorf("the line is no JSON document: %w", json.Unmarshal(line, &document))
 }
 
 // maxStarts bounds the places at which a document is looked for in a line: an

@@ -9,7 +9,8 @@
 //	protobuf         one ExportServiceRequest
 //
 // A file may be compressed as a whole with zstd or gzip, a framed message with
-// zstd. Profiles are left out.
+// zstd. What stands before the place where a compressed file is cut off or
+// damaged is read. Profiles are left out.
 package otlpfile
 
 import (
@@ -70,6 +71,9 @@ type Reader interface {
 var (
 	magicZstd = []byte{0x28, 0xb5, 0x2f, 0xfd}
 	magicGzip = []byte{0x1f, 0x8b}
+
+	// byteOrderMark is what some editors put before text.
+	byteOrderMark = []byte{0xef, 0xbb, 0xbf}
 )
 
 // Read reads a file and hands its records to to, one at a time.
@@ -87,17 +91,63 @@ func Read(r io.Reader, opts Options, to Reader) error {
 		if err != nil {
 			return fmt.Errorf("gzip: %w", err)
 		}
-		return readPlain(bufio.NewReaderSize(z, 1<<16), opts, to)
+		return readCompressed(z, "gzip", opts, to)
 	case bytes.HasPrefix(head, magicZstd):
 		z, err := newZstd(buffered)
 		if err != nil {
 			return err
 		}
 		defer z.Close()
-		return readPlain(bufio.NewReaderSize(z, 1<<16), opts, to)
+		return readCompressed(z, "zstd", opts, to)
 	default:
 		return readPlain(buffered, opts, to)
 	}
+}
+
+// readCompressed reads what r decompresses, up to where that cannot go on.
+func readCompressed(r io.Reader, format string, opts Options, to Reader) error {
+	in := &decompressed{r: r}
+	seen := &lastSeen{Reader: to}
+	err := readPlain(bufio.NewReaderSize(in, 1<<16), opts, seen)
+	switch {
+	case err == nil || in.err == nil || !errors.Is(err, in.err):
+		return err
+	case seen.where == "":
+		return fmt.Errorf("%s: the file is cut off or damaged: %w", format, err)
+	default:
+		to.Damaged(Damage{"behind " + seen.where, fmt.Errorf("%s: the file is cut off or damaged here: %w", format, err)})
+		return nil
+	}
+}
+
+// decompressed remembers why reading ended before the end.
+type decompressed struct {
+	r   io.Reader
+	err error
+}
+
+func (d *decompressed) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		d.err = err
+	}
+	return n, err
+}
+
+// lastSeen remembers the place of what was read last.
+type lastSeen struct {
+	Reader
+	where string
+}
+
+func (l *lastSeen) Record(r Record) error {
+	l.where = r.Where
+	return l.Reader.Record(r)
+}
+
+func (l *lastSeen) Damaged(d Damage) {
+	l.where = d.Where
+	l.Reader.Damaged(d)
 }
 
 func newZstd(r io.Reader) (*zstd.Decoder, error) {
@@ -109,11 +159,14 @@ func newZstd(r io.Reader) (*zstd.Decoder, error) {
 }
 
 func readPlain(r *bufio.Reader, opts Options, to Reader) error {
+	if mark, err := r.Peek(len(byteOrderMark)); err == nil && bytes.Equal(mark, byteOrderMark) {
+		_, _ = r.Discard(len(mark)) // it is there
+	}
 	head, err := r.Peek(sniffLen)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	trimmed := bytes.TrimLeft(head, " \t\r\n\ufeff")
+	trimmed := bytes.TrimLeft(head, " \t\r\n")
 	switch {
 	case len(head) == 0:
 		return nil

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +121,7 @@ func TestEveryFormIsRead(t *testing.T) {
 				"framed protobuf":             {frame(p, p), 2},
 				"framed protobuf, zstd":       {frame(zstded(t, p), zstded(t, p)), 2},
 				"framed protobuf, zstd whole": {zstded(t, frame(p, p)), 2},
+				"JSON lines, byte order mark": {append([]byte("\ufeff"), lines(j, j)...), 2},
 				"protobuf":                    {p, 1},
 				"protobuf, gzip":              {gzipped(t, p), 1},
 			} {
@@ -175,6 +178,40 @@ func TestReadingGoesOnBehindALineCutOffByACrash(t *testing.T) {
 	require.Len(t, c.damages, 1)
 }
 
+func TestAFileThatIsOneLineCutOffByACrashIsDamage(t *testing.T) {
+	j := toJSON(t, signtest.Data(block.Logs, "edge-a", 1))
+	c := read(t, j[:len(j)/2], Options{})
+	require.Empty(t, c.records)
+	require.Equal(t, []Damage{{"line 1", errCutOff}}, c.damages)
+}
+
+func TestALineThatIsNoDocumentIsNotCalledCutOff(t *testing.T) {
+	j := toJSON(t, signtest.Data(block.Logs, "edge-a", 1))
+	c := read(t, lines(j, []byte("garbage"), j), Options{})
+	require.Len(t, c.records, 2)
+	require.Len(t, c.damages, 1)
+	require.NotErrorIs(t, c.damages[0].Err, errCutOff)
+	require.ErrorContains(t, c.damages[0].Err, "no JSON document")
+}
+
+func TestACompressedFileIsReadUpToWhereItIsCutOff(t *testing.T) {
+	// Large enough for the zstd decoder to hand out some of it.
+	j := toJSON(t, signtest.Data(block.Logs, "edge-a", 200))
+	const docs = 200
+	many := lines(slices.Repeat([][]byte{j}, docs)...)
+	for name, packed := range map[string][]byte{"zstd": zstded(t, many), "gzip": gzipped(t, many)} {
+		t.Run(name, func(t *testing.T) {
+			c := read(t, packed[:len(packed)*9/10], Options{})
+			require.NotEmpty(t, c.records)
+			require.Less(t, len(c.records), docs)
+			require.Len(t, c.damages, 1)
+			require.Equal(t, fmt.Sprintf("behind line %d", len(c.records)), c.damages[0].Where)
+
+			require.ErrorContains(t, Read(bytes.NewReader(packed[:20]), Options{}, &collected{}), "cut off or damaged", "nothing is left of it")
+		})
+	}
+}
+
 func TestAFrameCutOffByACrashIsDamage(t *testing.T) {
 	p := toProto(t, signtest.Data(block.Logs, "edge-a", 1))
 	for _, cut := range []int{1, 3, 4, 9, len(p)} {
@@ -200,6 +237,9 @@ func TestOtherFilesAreRefused(t *testing.T) {
 			err := Read(bytes.NewReader([]byte(content)), Options{}, &c)
 			require.Empty(t, c.records)
 			require.True(t, err != nil || len(c.damages) == 1, "neither error nor damage")
+			if err != nil {
+				require.NotRegexp(t, `\n|%!`, err.Error())
+			}
 		})
 	}
 }

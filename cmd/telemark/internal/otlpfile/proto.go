@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
 
 	"github.com/telemark-otel/telemark/internal/block"
 	"github.com/telemark-otel/telemark/internal/digest"
@@ -99,7 +100,7 @@ func parseProto(b []byte, signal block.Signal) (digest.Batch, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return digest.Batch{}, fmt.Errorf("%w: %w", ErrNotOTLP, errors.Join(errs...))
+		return digest.Batch{}, notOTLP(b, errs)
 	default:
 		return digest.Batch{}, ErrAmbiguous
 	}
@@ -110,6 +111,21 @@ func parseProtoOf(s block.Signal, b []byte) (digest.Batch, error) {
 		return digest.Batch{}, err
 	}
 	return digest.UnmarshalBatch(s, b)
+}
+
+// notOTLP says why b is none of the three signals; errs are those of reading it as such.
+func notOTLP(b []byte, errs []error) error {
+	switch {
+	case len(b) > 0 && !bytes.ContainsFunc(b[:min(len(b), sniffLen)], func(r rune) bool { return !unicode.IsPrint(r) && !unicode.IsSpace(r) }):
+		return fmt.Errorf("%w: it is text, and no JSON object", ErrNotOTLP)
+	case len(errs) == 0:
+		return fmt.Errorf("%w: it holds fields that belong to none of the signals", ErrNotOTLP)
+	}
+	all := errs[0]
+	for _, err := range errs[1:] {
+		all = fmt.Errorf("%w; %w", all, err)
+	}
+	return fmt.Errorf("%w: %w", ErrNotOTLP, all)
 }
 
 // faithful reports whether all of the message was understood: reading it as
