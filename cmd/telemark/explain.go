@@ -40,6 +40,12 @@ var noReason = map[string]string{
 		"way for what drops: filters, queues in memory, exporters that gave up ('telemark config lint')",
 }
 
+// ofKeys are the reasons that stand or fall with what is known of the key.
+var ofKeys = map[reason.Reason]bool{
+	reason.UnknownKey: true, reason.KeyUnavailable: true, reason.KeyPending: true, reason.KeyRevoked: true, reason.KeyExpired: true,
+	reason.AlgorithmMismatch: true, reason.CurveMismatch: true,
+}
+
 // page is what there is to say of a reason.
 type page struct {
 	Reason string   `json:"reason"`
@@ -209,6 +215,8 @@ func sayExample(w io.Writer, f *audit.Finding, why string) {
 		now = "the content fits its receipt; the signature needs --keys"
 	case f.OK() && why == string(reason.ReservedAttribute):
 		now = "content, proof and signature hold: what it carried under telemark.* was taken off before it was kept"
+	case f.OK() && ofKeys[reason.Reason(why)]:
+		now = "content, proof and signature hold, and --keys trusts the key: what the collector knew of keys was different then"
 	case f.OK():
 		now = "content, proof and signature hold: it was refused for what only the collector knew (nonce, policy or replay)"
 	}

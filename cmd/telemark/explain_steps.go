@@ -46,7 +46,7 @@ var nextSteps = map[reason.Reason][]string{
 	reason.UnknownKey:        {stepKeys, "See that the collector's key file is the one that you changed; its log says when it was read."},
 	reason.KeyUnavailable:    {"Look at the collector's log: why does the source of keys not answer?", "With a registry: tpmverify_registry_up and tpmverify_registry_age, and the network between collector and registry."},
 	reason.KeyPending:        {"Approve the machine at the registry: 'telemark fleet approve NAME'. What it sends from then on is accepted.", "Or put its endorsement key on the allow-list before it enrols: 'telemark fleet import'."},
-	reason.KeyRevoked:        {"Ask whoever revoked it: the detail says why, 'telemark fleet show NAME' when its keys were attested, 'telemark audit list' who did it.", "Take it back, if it was an error, with 'telemark fleet approve --reinstate'. Its keys stay revoked: it enrols a new one."},
+	reason.KeyRevoked:        {"Ask whoever revoked it: the detail says why, 'telemark fleet show NAME' when its keys were attested, 'telemark audit list' who did it.", "Take it back, if it was an error, with 'telemark fleet approve --reinstate'. Its keys stay revoked: it enrols a new one.", "With a key file: `revoked` in the key's entry says why. The collector reads the file again by itself; what it refused meanwhile is not accepted later."},
 	reason.KeyExpired:        {"Compare not_before and not_after in the key's record with the nonce time in 'telemark receipt inspect'.", "With a registry: 'telemark fleet show NAME'. A machine that was replaced is superseded, and stays so; another one has to reach the registry to renew its lease."},
 	reason.AlgorithmMismatch: {stepKeys},
 	reason.CurveMismatch:     {stepKeys},
