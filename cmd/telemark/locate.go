@@ -35,6 +35,17 @@ func newLocator(files []string) (*locator, error) {
 		var root *yaml.Node
 		if len(doc.Content) > 0 {
 			root = doc.Content[0]
+			if root.Kind != yaml.MappingNode {
+				return nil, fmt.Errorf("%s:%d: this is no collector configuration, which is a mapping of receivers, exporters, service and so on", file, root.Line)
+			}
+			// What the collector does not take either: keys that stand twice, aliases without end.
+			err := root.Decode(new(map[string]any))
+			if wrong, ok := errors.AsType[*yaml.TypeError](err); ok {
+				err = errors.New(strings.Join(wrong.Errors, "; "))
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
 		}
 		l.docs = append(l.docs, root)
 	}
