@@ -107,6 +107,7 @@ func Run(ctx context.Context, o Options, tell func(Report)) *Report {
 			for r.pace.WaitN(sending, o.PerRequest) == nil && sending.Err() == nil {
 				r.request(hard, sending)
 			}
+			<-sending.Done() // the time until then is part of the rate, too
 		})
 	}
 	done := make(chan struct{})

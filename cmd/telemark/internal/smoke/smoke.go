@@ -249,6 +249,9 @@ func (s *smoke) badRequest(ctx context.Context) (string, error) {
 	if resp.StatusCode != http.StatusBadRequest {
 		return "", fmt.Errorf("answered %s, want 400", resp.Status)
 	}
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		return "", err // by something that is no agent
+	}
 	return "400", nil
 }
 
