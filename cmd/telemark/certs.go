@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,10 +102,26 @@ func (o *certsOptions) validate() error {
 			return fmt.Errorf("--role %q: want a name that can be a file name, and not ca", r)
 		}
 	}
-	if slices.Contains(o.hosts, "") {
-		return errors.New("--host: a name is empty")
+	if len(o.roles) == 0 {
+		return errors.New("--role: name one at least")
+	}
+	for _, h := range o.hosts {
+		if !hostName(h) {
+			return fmt.Errorf("--host %q: want a name or an address without scheme and port, such as gateway.example or 10.0.0.7", h)
+		}
 	}
 	return nil
+}
+
+// hostName says whether a certificate can be valid for h: an address, or a DNS
+// name, that may begin with *.
+func hostName(h string) bool {
+	if net.ParseIP(h) != nil {
+		return true
+	}
+	return h != "" && len(h) <= 253 && !strings.ContainsFunc(strings.TrimPrefix(h, "*."), func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._", r)
+	})
 }
 
 func makeCerts(o *certsOptions, now time.Time) ([]madeCert, error) {

@@ -105,6 +105,14 @@ func (o *createOptions) validate() error {
 	if _, err := tpm.ParseAlgorithm(o.algorithm); err != nil {
 		return fmt.Errorf("--algorithm: %w", err)
 	}
+	return machineName(o.name)
+}
+
+// machineName refuses what would not show in a table or a log as it is.
+func machineName(name string) error {
+	if printable(name) != name {
+		return fmt.Errorf("--name %q: want printable characters", name)
+	}
 	return nil
 }
 
@@ -242,6 +250,11 @@ func (o *showOptions) entries(ctx context.Context, args []string) ([]keyfile.Ent
 	}
 	if len(names) > len(infos) {
 		return nil, fmt.Errorf("%d names for %d keys", len(names), len(infos))
+	}
+	for _, name := range names {
+		if err := machineName(name); err != nil {
+			return nil, err
+		}
 	}
 	entries := make([]keyfile.Entry, len(infos))
 	for i, info := range infos {

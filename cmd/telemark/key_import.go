@@ -106,7 +106,7 @@ func (o *keyImportOptions) validate() error {
 	case o.adopt && o.parent != 0:
 		return errors.New("--parent is for blobs; a key at a persistent handle needs none")
 	}
-	return nil
+	return machineName(o.name)
 }
 
 // read reads the files, before any TPM is asked.
