@@ -145,13 +145,23 @@ func pauseSince(ctx context.Context, since time.Time, d time.Duration) bool {
 func (c *nonceClient) log(err error, failures int) {
 	switch {
 	case err != nil && failures == 1:
-		c.logger.Warn("cannot get a nonce; signing goes on under the last one for as long as it lasts",
-			zap.Error(err), zap.Stringer("max_age", c.cfg.MaxAge))
+		message := "cannot get a nonce; signing goes on under the last one for as long as it lasts"
+		if !c.had() {
+			message = "cannot get a nonce, trying again; signing begins with the first one"
+		}
+		c.logger.Warn(message, zap.Error(err), zap.Stringer("max_age", c.cfg.MaxAge))
 	case err != nil:
 		c.logger.Debug("cannot get a nonce", zap.Error(err), zap.Int("failures", failures))
 	case failures > 0:
 		c.logger.Info("nonces are there again", zap.Int("failures", failures))
 	}
+}
+
+// had reports whether there was a nonce since the start.
+func (c *nonceClient) had() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lease.nonce != nil
 }
 
 func (c *nonceClient) renew(ctx context.Context) error {
