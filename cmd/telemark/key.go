@@ -130,6 +130,8 @@ func withoutKey(dir string) error {
 	switch info, err := tpm.ReadKeyInfo(dir); {
 	case err == nil:
 		return refuse("%s already holds the key %s; 'telemark key show --dir %s' shows it", dir, info.KID, dir)
+	case errors.Is(err, fs.ErrPermission):
+		return work(fmt.Errorf("%w; run this as the user that the agent runs as", err))
 	case !errors.Is(err, fs.ErrNotExist):
 		return work(fmt.Errorf("%s holds something that is no whole key (%w); name another directory, or repair it", dir, err))
 	default:

@@ -30,6 +30,7 @@ type Process struct {
 	Log   string // file; appended to
 
 	mu   sync.Mutex
+	from int64 // where in the log the last start began
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
@@ -50,6 +51,10 @@ func (p *Process) Start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
+	info, err := log.Stat()
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command(p.Path, p.Args...) //nolint:gosec // what its user runs on purpose
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
@@ -63,7 +68,7 @@ func (p *Process) Start() error {
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	p.cmd, p.done = cmd, done
+	p.cmd, p.done, p.from = cmd, done, info.Size()
 	return nil
 }
 
@@ -164,22 +169,33 @@ func (p *Process) Ready(ctx context.Context, client *http.Client, url string) er
 			}
 		}
 		if !p.Running() {
-			return fmt.Errorf("%s ended before it was ready; its last lines:\n%s", p.Name, p.Tail(15))
+			return fmt.Errorf("%s ended before it was ready; its last lines:\n%s", p.Name, p.Last(15))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w; its last lines:\n%s", p.Name, errors.Join(ctx.Err(), err), p.Tail(15))
+			return fmt.Errorf("%s is not ready: %w; its last lines:\n%s", p.Name, errors.Join(ctx.Err(), err), p.Last(15))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
+// Last returns the last n lines that were written since the last start.
+func (p *Process) Last(n int) string {
+	p.mu.Lock()
+	from := p.from
+	p.mu.Unlock()
+	return p.tail(n, from)
+}
+
 // Tail returns the last n lines of the log.
-func (p *Process) Tail(n int) string {
+func (p *Process) Tail(n int) string { return p.tail(n, 0) }
+
+func (p *Process) tail(n int, from int64) string {
 	data, err := os.ReadFile(p.Log)
 	if err != nil {
 		return err.Error()
 	}
+	data = data[min(from, int64(len(data))):] // it may have been cut
 	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

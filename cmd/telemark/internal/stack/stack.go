@@ -274,7 +274,7 @@ func (s *Stack) Wait(ctx context.Context) error {
 		}
 		for _, p := range s.procs {
 			if !p.Running() {
-				return fmt.Errorf("%s ended; its last lines:\n%s", p.Name, p.Tail(15))
+				return fmt.Errorf("%s ended; its last lines:\n%s", p.Name, p.Last(15))
 			}
 		}
 	}
