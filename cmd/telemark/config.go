@@ -115,6 +115,9 @@ func lintFiles(cmd *cobra.Command, files []string, opts lint.Options) error {
 	if !hasPipelines(config) {
 		return work(fmt.Errorf("%s: there are no service::pipelines to check; name the file of the whole configuration, and those that stand on top of it behind it", strings.Join(files, ", ")))
 	}
+	if what := unconfigured(config); what != "" {
+		return work(fmt.Errorf("%s: %s, which is not configured; name the file of the whole configuration, and those that stand on top of it behind it", strings.Join(files, ", "), what))
+	}
 	findings := []located{}
 	for _, f := range lint.Run(config, opts) {
 		file, line := places.find(f.Path)
@@ -135,6 +138,32 @@ func hasPipelines(config map[string]any) bool {
 	service, _ := config["service"].(map[string]any)
 	pipelines, _ := service["pipelines"].(map[string]any)
 	return len(pipelines) > 0
+}
+
+// unconfigured returns a component that a pipeline names and nothing configures,
+// "" when there is none: the collector does not start with it.
+func unconfigured(config map[string]any) string {
+	section := func(name string) map[string]any {
+		m, _ := config[name].(map[string]any)
+		return m
+	}
+	service := section("service")
+	pipelines, _ := service["pipelines"].(map[string]any)
+	for _, id := range sortedKeys(pipelines) {
+		pipeline, _ := pipelines[id].(map[string]any)
+		for _, kind := range []string{"receivers", "processors", "exporters"} {
+			names, _ := pipeline[kind].([]any)
+			for _, name := range names {
+				name := fmt.Sprint(name)
+				_, configured := section(kind)[name]
+				_, connector := section("connectors")[name]
+				if !configured && (kind == "processors" || !connector) {
+					return fmt.Sprintf("the pipeline %s has the %s %s", id, strings.TrimSuffix(kind, "s"), name)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // resolve merges and expands the files with the collector's own code. Files on
