@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,6 +102,33 @@ func sameFile(a, b os.FileInfo) bool {
 	return b != nil && os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
+// maxGone bounds the names in a warning.
+const maxGone = 10
+
+// warnOfGone names the machines that are not trusted any more: taking out a key is
+// one way to revoke it, and an easy mistake. before is nil at the start.
+func (k *fileKeys) warnOfGone(before, now *keyfile.Set) {
+	if now.Len() == 0 {
+		k.logger.Warn("the key file holds no key: all that is signed is refused for good, as unknown_key", zap.String("file", k.cfg.File))
+	}
+	if before == nil {
+		return
+	}
+	gone := slices.DeleteFunc(before.Keys(), func(key *verdict.Key) bool {
+		still, _ := now.Lookup([]byte(key.KID)) // a file never fails to answer
+		return still != nil
+	})
+	if len(gone) == 0 {
+		return
+	}
+	var names []string
+	for _, key := range gone[:min(len(gone), maxGone)] {
+		names = append(names, key.Name)
+	}
+	k.logger.Warn("keys are gone from the key file: what they sign is refused for good from now on, as unknown_key",
+		zap.String("file", k.cfg.File), zap.Int("gone", len(gone)), zap.Strings("names", names))
+}
+
 // read takes the file's properties before its content: a change in between is
 // then found at the next look.
 func (k *fileKeys) read(ctx context.Context) error {
@@ -130,7 +158,7 @@ func (k *fileKeys) read(ctx context.Context) error {
 	if info.Mode().Perm()&0o002 != 0 {
 		k.logger.Warn("everybody on this machine may write the key file, and so trust keys", zap.String("file", k.cfg.File))
 	}
-	k.set.Store(set)
+	k.warnOfGone(k.set.Swap(set), set)
 	k.seen = info
 	k.meters.TpmverifyKeys.Record(ctx, int64(set.Len()), k.meters.signal)
 	k.logger.Info("keys read", zap.String("file", k.cfg.File), zap.Int("keys", set.Len()), zap.Time("modified", info.ModTime().Truncate(time.Second)))

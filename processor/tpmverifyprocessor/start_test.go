@@ -152,6 +152,26 @@ func TestKeyFileIsWatched(t *testing.T) {
 	require.Eventually(t, func() bool { return r.count("tpmverify_keys") == 1 }, 10*time.Second, 20*time.Millisecond)
 }
 
+func TestMachinesThatAKeyFileTrustsNoMoreAreNamed(t *testing.T) {
+	r := newRig(t, block.Logs)
+	r.trust(r.machines[1])
+	r.look()
+	gone := r.logs.FilterMessageSnippet("gone from the key file").AllUntimed()
+	require.Len(t, gone, 1)
+	require.EqualValues(t, 1, gone[0].ContextMap()["gone"])
+	require.Equal(t, []any{"edge-a"}, gone[0].ContextMap()["names"])
+
+	r.trust(r.machines...)
+	r.look()
+	require.Equal(t, 1, r.logs.FilterMessageSnippet("gone from the key file").Len(), "nothing is gone when one is added")
+	require.Zero(t, r.logs.FilterMessageSnippet("holds no key").Len())
+
+	r.trust()
+	r.look()
+	require.Equal(t, 2, r.logs.FilterMessageSnippet("gone from the key file").Len())
+	require.Equal(t, 1, r.logs.FilterMessageSnippet("holds no key").Len())
+}
+
 func TestKeyFileThatEverybodyMayWriteIsWarnedAbout(t *testing.T) {
 	r := prepareRig(t, block.Logs)
 	require.NoError(t, os.Chmod(r.keyFile, 0o666))
