@@ -122,7 +122,7 @@ func (r *run) recordSigned(recs []stored) bool {
 func (r *run) pendRest(unsigned *request) {
 	rec, err := unsigned.record(stateUnsigned)
 	if err == nil {
-		err = r.queue.put(r.ctx, rec, placing{must: true})
+		err = r.put(r.ctx, rec, placing{must: true})
 	}
 	if err != nil {
 		r.logger.Error("Blocks that were not signed cannot be kept and are lost", zap.Int("blocks", unsigned.len()), zap.Error(err))

@@ -157,6 +157,7 @@ func (s *signer) Start(ctx context.Context, host component.Host) (err error) {
 		closeStream()
 	}
 	r := newRun(s, tpm, stream, release, pending, newMeters(builder, stream))
+	r.status.host = host
 	if err := r.start(ctx); err != nil {
 		builder.Shutdown()
 		return errors.Join(err, pending.close(ctx))

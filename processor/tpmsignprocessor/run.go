@@ -26,6 +26,7 @@ type run struct {
 	closeStream func()
 	queue       *queue
 	gate        gate
+	status      status
 
 	// ctx ends when Shutdown has no more time.
 	ctx        context.Context
@@ -157,6 +158,7 @@ func (r *run) shutdown(ctx context.Context) error {
 	// next consumer.
 	stop := context.AfterFunc(draining, r.cancel)
 	idle := r.gate.close()
+	r.status.end()
 	waitFor(draining, idle)
 	r.drain(draining)
 	r.farewell(draining)

@@ -123,7 +123,7 @@ func (r *run) pendUnsigned(ctx context.Context, req *request, why cause) error {
 	}
 	patience, cancel := r.patience(ctx)
 	defer cancel()
-	if err := r.queue.put(patience, rec, placing{}); err != nil {
+	if err := r.put(patience, rec, placing{}); err != nil {
 		return r.giveBack(ctx, err)
 	}
 	r.meters.pended(ctx, req.len(), why)
@@ -151,7 +151,7 @@ func (r *run) pendNumbered(ctx context.Context, req *request, ticket *group.Tick
 		return err
 	}
 	for pause := newBackoff(); !done(ticket); {
-		err := r.queue.put(ctx, rec, placing{must: true, own: req.own, req: req, ticket: ticket})
+		err := r.put(ctx, rec, placing{must: true, own: req.own, req: req, ticket: ticket})
 		if err == nil {
 			r.meters.pended(ctx, req.len(), why)
 			return nil
@@ -216,7 +216,7 @@ func (r *run) deliver(ctx context.Context, req *request) error {
 // and the caller waits: giving a numbered block back to it would make a gap.
 func (r *run) keep(ctx context.Context, rec record, own utterance, refusal error) error {
 	for pause := newBackoff(); ; {
-		err := r.queue.put(ctx, rec, placing{must: true, own: own})
+		err := r.put(ctx, rec, placing{must: true, own: own})
 		if err == nil {
 			r.meters.pended(ctx, rec.blocks, causeDownstream)
 			return nil
@@ -244,8 +244,10 @@ func (r *run) keep(ctx context.Context, rec record, own utterance, refusal error
 
 // emitted notes that the next consumer took blocks of this stream.
 func (r *run) emitted(ctx context.Context, own utterance) {
+	now := time.Now()
 	r.delivered.Add(1)
-	r.lastBlock.Store(time.Now().UnixNano())
+	r.lastBlock.Store(now.UnixNano())
+	r.status.delivered(now)
 	if own != "" {
 		r.meters.spoke(ctx, own)
 	}
