@@ -26,6 +26,21 @@ func TestNinthEpochRetiresTheLowest(t *testing.T) {
 	require.Equal(t, 8, r.Streams)
 }
 
+func TestRetiringTheEpochOfAClaimLosesNoClaim(t *testing.T) {
+	l := memory(t)
+	for e := uint64(1); e <= 8; e++ {
+		accept(t, l, t0, blk(1, inEpoch(e)))
+	}
+	// One request with both, as a gateway puts them together.
+	outcomes, err := l.Claim(t.Context(), t0, []Block{blk(2, inEpoch(1)), blk(1, inEpoch(9))})
+	require.NoError(t, err)
+	claims := []Claim{outcomes[0].Claim, outcomes[1].Claim}
+	lost, err := l.Confirm(t.Context(), t0, claims)
+	require.NoError(t, err)
+	require.Zero(t, lost, "nothing of the retired epoch can come twice")
+	refused(t, l, t0, blk(2, inEpoch(1)), reason.EpochRetired)
+}
+
 func TestEpochBelowEightLiveOnesIsRetired(t *testing.T) {
 	l := memory(t)
 	for e := uint64(11); e <= 18; e++ {

@@ -278,7 +278,9 @@ func (l *Local) Confirm(ctx context.Context, now time.Time, claims []Claim) (los
 		}
 		w := at.windowOf(&cl.Block)
 		if w == nil {
-			lost++
+			if !l.retired(&cl.Block) { // else it cannot come again
+				lost++
+			}
 			continue
 		}
 		held, late := w.confirm(c, cl)
@@ -299,6 +301,12 @@ func (l *Local) Confirm(ctx context.Context, now time.Time, claims []Claim) (los
 		return lost, unavailable(err)
 	}
 	return lost, nil
+}
+
+// retired says whether b is of an epoch below the floor of its key.
+func (l *Local) retired(b *Block) bool {
+	k := l.keys[keyID{b.Scope, b.KID}]
+	return k != nil && b.Epoch < k.floor
 }
 
 // endReservations has every window written as it is, so that nothing is called a

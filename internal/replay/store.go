@@ -91,7 +91,7 @@ type Store interface {
 	Claim(ctx context.Context, now time.Time, blocks []Block) ([]Outcome, error)
 	// Confirm makes claims final; durable when it returns without error. A claim
 	// whose token is unknown or was overtaken is counted in lost and no error for
-	// the others. Claims with token 0 are ignored. With an error the claims are
+	// the others. Claims with token 0, and of epochs that are retired, are ignored. With an error the claims are
 	// final in this process but may be forgotten if it dies.
 	Confirm(ctx context.Context, now time.Time, claims []Claim) (lost int, err error)
 	// Release gives claims back after a delivery that failed. It may have brought
