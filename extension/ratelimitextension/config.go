@@ -113,7 +113,7 @@ var (
 	errMaxConcurrent = errors.New("must be 0 (not limited) or more")
 	errMaxNesting    = fmt.Errorf("must be between 0 (not bounded) and %d", nesting.MaxLevels)
 	errMaxKeys       = fmt.Errorf("must be between 1 and %d", maxMaxKeys)
-	errTrusted       = errors.New("`trusted_proxies` must be addresses or networks such as 10.0.0.0/8")
+	errTrusted       = errors.New("must be addresses or networks such as 10.0.0.0/8")
 	errIPv6Prefix    = fmt.Errorf("must be between %d and 128", minIPv6Prefix)
 	errRules         = fmt.Errorf("must be at most %d", maxRules)
 	errPath          = errors.New("must begin with / and may end with one *")
@@ -141,7 +141,7 @@ func (c *Config) Validate() error {
 		rule("max_keys", errMaxKeys, c.MaxKeys)
 	}
 	if _, err := parseNetworks(c.TrustedProxies); err != nil {
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("`trusted_proxies` %w", err))
 	}
 	if c.IPv6PrefixLength < minIPv6Prefix || c.IPv6PrefixLength > 128 {
 		rule("ipv6_prefix_length", errIPv6Prefix, c.IPv6PrefixLength)
